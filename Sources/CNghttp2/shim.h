@@ -1,0 +1,2 @@
+// The system's libnghttp2.
+#include <nghttp2/nghttp2.h>
