@@ -1,0 +1,141 @@
+import Essentials
+
+extension NodeConfiguration {
+    /// Every key a node knows, in the order in which `millrace config` prints them.
+    package static let keys: [ConfigurationKey] =
+        identityKeys + quorumKeys + replicationKeys + topicKeys + processKeys
+
+    private static let identityKeys: [ConfigurationKey] = [
+        .text(
+            "node.id", \.nodeID, form: "a whole number of at least 0", default: "required",
+            parse: { Int32($0).flatMap { $0 >= 0 ? NodeID($0) : nil } },
+            show: { String($0.rawValue) },
+            "The node's id, unique in the cluster over brokers and controllers."),
+        .choice(
+            "process.roles", \.role, default: "required",
+            "What this process is. One process has one role."),
+        .text(
+            "listeners", \.listener, form: "one address such as PLAINTEXT://0.0.0.0:9092",
+            default: "PLAINTEXT://:9092, or a controller's own port in controller.quorum.voters",
+            parse: { parseListener($0) }, show: { "PLAINTEXT://\($0)" },
+            "The address to listen on; no host means every interface."),
+        .text(
+            "advertised.listeners", \.advertisedListener,
+            form: "one address such as PLAINTEXT://broker1.example.com:9092",
+            default: "listeners, with this machine's name for every interface",
+            parse: { parseListener($0) }, show: { "PLAINTEXT://\($0)" },
+            "The address that clients and other nodes are told to use."),
+        .text(
+            "log.dirs", \.logDirectories, form: "directories, separated by commas",
+            parse: { text in
+                let directories = text.split(separator: ",").map { $0.trimmingBlanks }
+                return directories.isEmpty || directories.contains("") ? nil : directories
+            },
+            show: { $0.joined(separator: ",") },
+            "The directories that hold the logs; 'millrace storage format' prepares them."),
+        .text(
+            "metadata.log.dir", \.metadataLogDirectory, form: "a directory",
+            default: "the first of log.dirs", parse: { $0.isEmpty ? nil : $0 }, show: { $0 },
+            "The directory that holds the metadata log."),
+        .text(
+            "broker.rack", \.rack, form: "a name", default: "none",
+            parse: { $0.isEmpty ? .some(nil) : $0 }, show: { $0 ?? "" },
+            "Where the broker stands. The replicas of a partition are spread over racks."),
+    ]
+
+    private static let quorumKeys: [ConfigurationKey] = [
+        .text(
+            "controller.quorum.voters", \.voters,
+            form: "id@host:port of every controller, separated by commas", default: "required",
+            parse: { text in
+                let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+                let voters = parts.compactMap { Voter($0.trimmingBlanks) }
+                return voters.count == parts.count ? voters : nil
+            },
+            show: { $0.map(\.description).joined(separator: ",") },
+            "The controllers that form the metadata quorum, the same on every node."),
+        .milliseconds(
+            "controller.quorum.election.timeout.ms", \.quorumElectionTimeout, 50...3_600_000,
+            "The longest a candidate waits for votes before it tries again."),
+        .milliseconds(
+            "controller.quorum.fetch.timeout.ms", \.quorumFetchTimeout, 50...3_600_000,
+            "A voter that has not reached the leader for this long stands for election; a leader "
+                + "that has not heard from a majority for this long steps down."),
+        .milliseconds(
+            "broker.session.timeout.ms", \.brokerSessionTimeout, 100...3_600_000,
+            "A broker that has been silent for this long is fenced."),
+        .milliseconds(
+            "broker.heartbeat.interval.ms", \.brokerHeartbeatInterval, 10...3_600_000,
+            "How often a broker tells the active controller that it is alive."),
+    ]
+
+    private static let replicationKeys: [ConfigurationKey] = [
+        .milliseconds(
+            "replica.lag.time.max.ms", \.replicaLagTimeMax, 100...3_600_000,
+            "A follower that has not caught up for this long leaves the in-sync replicas."),
+        .milliseconds(
+            "replica.fetch.wait.max.ms", \.replicaFetchMaxWait, 1...3_600_000,
+            "The longest a follower's fetch waits for new records."),
+        .integer(
+            "replica.fetch.response.max.bytes", \.replicaFetchResponseMaxBytes, 1024...1 << 30,
+            unit: "bytes",
+            "The most one replica fetch answers; a single larger batch still comes through."),
+        .flag(
+            "controlled.shutdown.enable", \.controlledShutdown,
+            "Whether a broker hands its partitions over before it stops."),
+    ]
+
+    private static let topicKeys: [ConfigurationKey] = [
+        .integer(
+            "num.partitions", \.defaultPartitions, 1...100_000,
+            "The partitions of a topic that is created without a number."),
+        .integer(
+            "default.replication.factor", \.defaultReplicationFactor, 1...100,
+            default: "3, or the number of brokers if there are fewer",
+            "The replicas of a topic that is created without a number."),
+        .integer(
+            "min.insync.replicas", \.minInSyncReplicas, 1...100,
+            default: "2 for topics with 3 replicas or more, else 1",
+            "An acks=all write is refused while fewer replicas than this are in sync."),
+        .flag(
+            "unclean.leader.election.enable", \.uncleanLeaderElection,
+            "Whether a replica that may lack committed records may lead if no other is left."),
+        .integer(
+            "message.max.bytes", \.messageMaxBytes, 1024...1 << 30, unit: "bytes",
+            "The largest record batch a producer may send."),
+        .integer(
+            "log.segment.bytes", \.logSegmentBytes, 65_536...Int(Int32.max), unit: "bytes",
+            "A log starts a new segment when the current one would outgrow this."),
+        .choice(
+            "flush.policy", \.flushPolicy,
+            "When an append is made durable: commit (before it is acknowledged), interval (by "
+                + "flush.ms and flush.messages) or os (when the system does it)."),
+        .milliseconds(
+            "flush.ms", \.flushInterval, 1...Int64(3_600_000),
+            "The longest an append stays unflushed under flush.policy=interval."),
+        .integer(
+            "flush.messages", \.flushMessages, 1...Int64.max, unit: "records",
+            "The most records that stay unflushed under flush.policy=interval."),
+    ]
+
+    private static let processKeys: [ConfigurationKey] = [
+        .integer(
+            "num.network.threads", \.networkThreads, 1...1024, default: "the number of cores",
+            "The event loops that carry connections and partitions."),
+        .integer(
+            "socket.request.max.bytes", \.requestMaxBytes, 65_536...1 << 30, unit: "bytes",
+            "The largest request that is accepted."),
+        .integer(
+            "fetch.max.bytes", \.fetchMaxBytes, 1024...1 << 30, unit: "bytes",
+            "The most one fetch answers, whatever it asks for."),
+        .choice("log.level", \.logLevel, "The least severe message that is logged."),
+    ]
+}
+
+/// `PLAINTEXT://host:port`, or just `host:port`.
+private func parseListener(_ text: String) -> Endpoint? {
+    for scheme in ["PLAINTEXT://", "CONTROLLER://"] where text.hasPrefix(scheme) {
+        return Endpoint(String(text.dropFirst(scheme.count)))
+    }
+    return Endpoint(text)
+}

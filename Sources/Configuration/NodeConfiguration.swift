@@ -1,0 +1,178 @@
+package import Essentials
+
+/// Every setting of one broker or controller process, checked and in real types.
+///
+/// `keys` declares how each is written and explains it; the initial values here are the defaults.
+package struct NodeConfiguration: Hashable, Sendable {
+    // `node.id`
+    package var nodeID: NodeID
+    // `process.roles`
+    package var role: Role
+    /// `listeners`: the one address this process listens on.
+    package var listener = Endpoint(host: "", port: 9092)
+    /// `advertised.listeners`: where others reach this process.
+    ///
+    /// After `load` never a wildcard; port 0 means "the port that `listener` got".
+    package var advertisedListener = Endpoint(host: "", port: 9092)
+    /// `log.dirs`; never empty.
+    package var logDirectories = ["/var/lib/millrace"]
+    /// `metadata.log.dir`: where the metadata log lives; the first of `logDirectories` by default.
+    package var metadataLogDirectory = "/var/lib/millrace"
+    /// `controller.quorum.voters`, in the order given.
+    package var voters: [Voter]
+    // `broker.rack`
+    package var rack: String?
+
+    /// `num.network.threads`: event loops that carry connections and partitions.
+    package var networkThreads = availableCores()
+
+    // `broker.session.timeout.ms`
+    package var brokerSessionTimeout: Duration = .milliseconds(3_000)
+    // `broker.heartbeat.interval.ms`
+    package var brokerHeartbeatInterval: Duration = .milliseconds(500)
+    // `controller.quorum.election.timeout.ms`
+    package var quorumElectionTimeout: Duration = .milliseconds(1_000)
+    // `controller.quorum.fetch.timeout.ms`
+    package var quorumFetchTimeout: Duration = .milliseconds(2_000)
+
+    /// `replica.lag.time.max.ms`; at least `replicaFetchMaxWait`.
+    package var replicaLagTimeMax: Duration = .milliseconds(30_000)
+    // `replica.fetch.wait.max.ms`
+    package var replicaFetchMaxWait: Duration = .milliseconds(500)
+    // `replica.fetch.response.max.bytes`
+    package var replicaFetchResponseMaxBytes = 10_485_760
+    /// `message.max.bytes`: the largest record batch a producer may send.
+    package var messageMaxBytes = 1_048_588
+    /// `fetch.max.bytes`: the most a fetch answers, whatever it asks for.
+    package var fetchMaxBytes = 57_671_680
+    /// `socket.request.max.bytes`: the largest request.
+    package var requestMaxBytes = 67_108_864
+
+    /// `min.insync.replicas`; `nil` means 2 where a topic has 3 replicas or more, else 1.
+    package var minInSyncReplicas: Int?
+    /// `default.replication.factor`; `nil` means 3, or the number of brokers if there are fewer.
+    package var defaultReplicationFactor: Int?
+    /// `num.partitions`: the partitions of a topic that is created without a number.
+    package var defaultPartitions: Int32 = 1
+    // `unclean.leader.election.enable`
+    package var uncleanLeaderElection = false
+    // `controlled.shutdown.enable`
+    package var controlledShutdown = true
+
+    // `flush.policy`
+    package var flushPolicy = FlushPolicy.commit
+    /// `flush.ms`; used by the `interval` policy.
+    package var flushInterval: Duration = .milliseconds(1_000)
+    /// `flush.messages`; used by the `interval` policy.
+    package var flushMessages: Int64 = .max
+    // `log.segment.bytes`
+    package var logSegmentBytes = 1_073_741_824
+
+    // `log.level`
+    package var logLevel = LogLevel.info
+
+    /// Where each setting that is not a default came from, by key.
+    package private(set) var origins: [String: ConfigurationOrigin] = [:]
+
+    /// The defaults, with what has none: for tests and for tools; not validated.
+    package init(
+        nodeID: NodeID = NodeID(-1), role: Role = .broker, voters: [Voter] = []
+    ) {
+        self.nodeID = nodeID
+        self.role = role
+        self.voters = voters
+    }
+}
+
+extension NodeConfiguration {
+    /// Reads the settings of one node: a file's, then the environment's, then `key=value` overrides,
+    /// where a later one wins; then checks them together.
+    package static func load(
+        file: String?, environment: [String: String], overrides: [String]
+    ) throws(ConfigurationError) -> NodeConfiguration {
+        var text: String?
+        if let file { text = try readFile(file) }
+        return try load(
+            properties: text, path: file ?? "", environment: environment, overrides: overrides)
+    }
+
+    /// `load` for settings already in memory; `path` is the name errors give them.
+    package static func load(
+        properties: String?, path: String, environment: [String: String], overrides: [String]
+    ) throws(ConfigurationError) -> NodeConfiguration {
+        var configuration = NodeConfiguration()
+        if let properties {
+            var lines: [String: Int] = [:]
+            for entry in try PropertiesFile.parse(properties, path: path) {
+                let origin = ConfigurationOrigin.file(path: path, line: entry.line)
+                if let first = lines.updateValue(entry.line, forKey: entry.key) {
+                    throw .duplicateKey(entry.key, at: origin, firstLine: first)
+                }
+                try configuration.set(entry.key, to: entry.value, from: origin)
+            }
+        }
+        try configuration.apply(environment: environment)
+        for argument in overrides {
+            let origin = ConfigurationOrigin.commandLine(argument: argument)
+            guard let separator = argument.firstIndex(of: "=") else {
+                throw .malformed(origin, text: argument)
+            }
+            try configuration.set(
+                argument[..<separator].trimmingBlanks,
+                to: argument[argument.index(after: separator)...].trimmingBlanks, from: origin)
+        }
+        configuration.deriveDefaults()
+        try configuration.validate()
+        return configuration
+    }
+
+    /// Every key with its value as text and where it came from, in the order of `keys`.
+    package var settings: [(key: ConfigurationKey, value: String, origin: ConfigurationOrigin)] {
+        Self.keys.map { ($0, $0.show(self), origin(of: $0.name)) }
+    }
+
+    func origin(of key: String) -> ConfigurationOrigin { origins[key] ?? .builtIn }
+
+    private mutating func set(
+        _ name: String, to value: String, from origin: ConfigurationOrigin
+    ) throws(ConfigurationError) {
+        guard let key = Self.keysByName[name] else {
+            throw .unknownKey(
+                name, at: origin, nearest: nearest(to: name, among: Self.keys.map(\.name)))
+        }
+        guard key.store(value, &self) else {
+            throw .invalidValue(value, key: name, at: origin, expected: key.form)
+        }
+        origins[name] = origin
+    }
+
+    private mutating func apply(environment: [String: String]) throws(ConfigurationError) {
+        // Sorted, so that of two mistakes it is always the same one that is reported.
+        for (variable, value) in environment.sorted(by: { $0.key < $1.key }) {
+            guard variable.hasPrefix("MILLRACE_"), !Self.isForeign(variable) else { continue }
+            let origin = ConfigurationOrigin.environment(variable: variable)
+            guard let key = Self.keysByVariable[variable] else {
+                throw .unknownKey(
+                    variable, at: origin,
+                    nearest: nearest(to: variable, among: Self.keys.map(\.environmentVariable)))
+            }
+            try set(key.name, to: value, from: origin)
+        }
+    }
+
+    /// Variables with our prefix that are no settings of a node.
+    ///
+    /// Kubernetes sets `…_SERVICE_HOST`, `…_PORT_9092_TCP` and the like in every container when a
+    /// service is called "millrace".
+    private static func isForeign(_ variable: String) -> Bool {
+        ["MILLRACE_BOOTSTRAP", "MILLRACE_DATA", "MILLRACE_PORT"].contains(variable)
+            || ["MILLRACE_SERVICE_", "MILLRACE_PORT_", "MILLRACE_TEST_"].contains {
+                variable.hasPrefix($0)
+            }
+    }
+
+    private static let keysByName = Dictionary(
+        uniqueKeysWithValues: keys.map { ($0.name, $0) })
+    private static let keysByVariable = Dictionary(
+        uniqueKeysWithValues: keys.map { ($0.environmentVariable, $0) })
+}
