@@ -41,16 +41,19 @@ package struct PartitionFollower: Sendable {
         package var leaderEpoch: LeaderEpoch
         /// The offset that was asked for.
         package var fetchOffset: Offset
+        /// The newest epoch below it, as told with the question.
+        package var lastFetchedEpoch: LeaderEpoch
         package var highWatermark: Offset
         package var logStartOffset: Offset
         package var content: Content
 
         package init(
-            leaderEpoch: LeaderEpoch, fetchOffset: Offset, highWatermark: Offset,
-            logStartOffset: Offset, content: Content
+            leaderEpoch: LeaderEpoch, fetchOffset: Offset, lastFetchedEpoch: LeaderEpoch,
+            highWatermark: Offset, logStartOffset: Offset, content: Content
         ) {
             self.leaderEpoch = leaderEpoch
             self.fetchOffset = fetchOffset
+            self.lastFetchedEpoch = lastFetchedEpoch
             self.highWatermark = highWatermark
             self.logStartOffset = logStartOffset
             self.content = content
@@ -140,9 +143,10 @@ package struct PartitionFollower: Sendable {
         _ answer: Answer, epochEnd: (LeaderEpoch) -> EpochEnd
     ) -> Action {
         // A late answer: of another leader epoch, or to a question asked before an append or truncation.
-        guard answer.leaderEpoch == leaderEpoch, answer.fetchOffset == logEndOffset else {
-            return .ignore
-        }
+        // The offset alone does not tell: a log that was cut can have grown back to its old length.
+        guard answer.leaderEpoch == leaderEpoch, answer.fetchOffset == logEndOffset,
+            answer.lastFetchedEpoch == lastEpoch
+        else { return .ignore }
         switch answer.content {
         case .diverging(let leaderEnd):
             // Tells of epochs only: the leader's high watermark and log start are not taken from it.

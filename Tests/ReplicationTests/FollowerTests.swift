@@ -28,13 +28,15 @@ private final class FollowerHarness {
 
     func receive(
         _ content: PartitionFollower.Answer.Content, at offset: Offset? = nil,
-        epoch: LeaderEpoch? = nil, highWatermark: Offset = 0, logStart: Offset = 0
+        epoch: LeaderEpoch? = nil, lastFetched: LeaderEpoch? = nil, highWatermark: Offset = 0,
+        logStart: Offset = 0
     ) -> PartitionFollower.Action {
         let before = follower
         let action = follower.received(
             .init(
                 leaderEpoch: epoch ?? follower.leaderEpoch,
-                fetchOffset: offset ?? follower.logEndOffset, highWatermark: highWatermark,
+                fetchOffset: offset ?? follower.logEndOffset,
+                lastFetchedEpoch: lastFetched ?? follower.lastEpoch, highWatermark: highWatermark,
                 logStartOffset: logStart, content: content), epochEnd: { epochEnd($0, of: before) })
         follower.checkInvariants()
         return action
@@ -145,6 +147,16 @@ struct FollowerTests {
         #expect(harness.receive(harness.batches(8, 9, 8), epoch: 8) == .ignore)
         #expect(harness.receive(.batches(nil), epoch: 10, highWatermark: 8) == .ignore)
         #expect(harness.follower.highWatermark == 0)
+    }
+
+    @Test("L21: a late divergence is ignored though the log has its old length again")
+    func aLateDivergenceIsIgnored() {
+        let harness = FollowerHarness(epochs: [(3, 0)], logEnd: 8)
+        #expect(harness.receive(harness.diverging(3, 4)) == .truncate(to: 4))
+        harness.truncate(to: 4)
+        #expect(harness.receive(harness.batches(4, 8, 9)) == .append)
+        harness.append(to: 8, epoch: 9)
+        #expect(harness.receive(harness.diverging(3, 4), lastFetched: 3) == .ignore)
     }
 
     @Test("P10, L22: batches that break a rule are refused")
