@@ -1,0 +1,37 @@
+package import Essentials
+
+/// A broker as the metadata log knows it.
+package struct BrokerRegistration: Equatable, Sendable {
+    package var id: NodeID
+    /// Drawn afresh by every start of the process.
+    package var incarnation: UniqueID
+    /// The offset of the registration record, so no two registrations share one.
+    package var epoch: BrokerEpoch
+    /// Where clients and other brokers reach it.
+    package var host: String
+    package var port: Int
+    package var rack: String?
+    package var directories: [DirectoryID]
+    /// Registered, but not serving: leads nothing, in no ISR.
+    package var fenced: Bool
+    package var inControlledShutdown: Bool
+
+    package init(
+        id: NodeID, incarnation: UniqueID, epoch: BrokerEpoch, host: String, port: Int,
+        rack: String? = nil, directories: [DirectoryID] = [], fenced: Bool = true,
+        inControlledShutdown: Bool = false
+    ) {
+        self.id = id
+        self.incarnation = incarnation
+        self.epoch = epoch
+        self.host = host
+        self.port = port
+        self.rack = rack
+        self.directories = directories
+        self.fenced = fenced
+        self.inControlledShutdown = inControlledShutdown
+    }
+
+    /// Whether it may lead, join an ISR, and be given new replicas.
+    package var isActive: Bool { !fenced && !inControlledShutdown }
+}

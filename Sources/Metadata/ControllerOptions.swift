@@ -1,0 +1,30 @@
+package import Essentials
+
+/// What the active controller goes by.
+package struct ControllerOptions: Sendable {
+    package var clusterID: String
+    /// Node ids of the controllers, which no broker may take.
+    package var controllers: Set<NodeID>
+    /// A broker not heard from for this long is fenced.
+    package var sessionTimeout: Duration = .seconds(3)
+    /// Partitions of a topic that does not say.
+    package var partitions = 1
+    /// Replicas of a topic that does not say; `nil` means 3, or as many as there are brokers.
+    package var replicationFactor: Int?
+    /// Written into the configs of each new topic that does not say; `nil` leaves it to the
+    /// topic's number of replicas.
+    package var minInSyncReplicas: Int?
+    /// For topics that do not say: elect a replica that may lack committed records when no other
+    /// is left.
+    package var uncleanLeaderElection = false
+    /// If sessions were not checked for longer than this, the controller itself stood still, and
+    /// the silence says nothing about the brokers.
+    package var longestCheckGap: Duration = .milliseconds(500)
+
+    package init(clusterID: String, controllers: Set<NodeID> = []) {
+        self.clusterID = clusterID
+        self.controllers = controllers
+    }
+
+    package static let maxPartitionsPerCall = 10_000
+}

@@ -1,0 +1,129 @@
+package import Essentials
+internal import HashTreeCollections
+
+/// The active controller's mind: the speculative image, and who was heard from when.
+///
+/// A command checks itself against the *speculative* image, which holds what is proposed and not
+/// yet committed, and returns records. Only `adopt` moves the image on. Commands touch nothing but
+/// sessions, which are soft: a new active controller starts without any and gives every broker that
+/// the log calls unfenced a full session to prove itself in.
+package struct ControllerState: Sendable {
+    /// What is known of a broker by ear.
+    struct Session: Sendable {
+        var epoch: BrokerEpoch
+        /// The moment at which the session is over unless a heartbeat comes.
+        var deadline: MonotonicTime
+        /// End, exclusive, of the metadata that the broker has applied.
+        var appliedOffset: Offset = 0
+        /// End of the records that moved its leaderships away for a controlled shutdown.
+        var shutdownOffset: Offset?
+    }
+
+    package let options: ControllerOptions
+    /// The committed image plus everything proposed since.
+    package private(set) var image: MetadataImage
+    var sessions: [NodeID: Session] = [:]
+    package internal(set) var generator: SeededGenerator
+    private var lastCheck: MonotonicTime
+
+    /// Takes over at `now` with the image of everything committed.
+    package init(
+        image: MetadataImage, options: ControllerOptions, now: MonotonicTime,
+        generator: SeededGenerator
+    ) {
+        self.options = options
+        self.image = image
+        self.generator = generator
+        lastCheck = now
+        for broker in image.brokers.values where !broker.fenced {
+            sessions[broker.id] = Session(
+                epoch: broker.epoch, deadline: now + options.sessionTimeout)
+        }
+    }
+
+    /// Makes a decision part of the speculation.
+    ///
+    /// Its records must be proposed before another command runs.
+    package mutating func adopt<Reply>(_ result: ControllerResult<Reply>) {
+        invariant(
+            result.image.nextOffset == image.nextOffset + Int64(result.records.count),
+            "a decision made at another offset than \(image.nextOffset)")
+        image = result.image
+    }
+
+    /// Follows the log's end past records that are not the controller's own.
+    package mutating func advance(to offset: Offset, epoch: LeaderEpoch) {
+        image.advance(to: offset, epoch: epoch)
+    }
+
+    /// Whether the broker was heard from in time under this epoch.
+    package func hasValidSession(_ broker: NodeID, at now: MonotonicTime) -> Bool {
+        guard let session = sessions[broker], session.epoch == image.brokers[broker]?.epoch else {
+            return false
+        }
+        return session.deadline > now
+    }
+
+    /// Fences one broker whose session is over and elects new leaders for what it led; `nil` when
+    /// there is none.
+    ///
+    /// Call again until there is none, and at least every `longestCheckGap`.
+    package mutating func expireSessions(now: MonotonicTime) -> ControllerResult<NodeID>? {
+        let gap = now - lastCheck
+        lastCheck = now
+        if gap > options.longestCheckGap {
+            for broker in sessions.keys {
+                sessions[broker]?.deadline = now + options.sessionTimeout
+            }
+        }
+        sessions = sessions.filter { broker, session in
+            session.epoch == image.brokers[broker]?.epoch && session.deadline > now
+        }
+        let silent = image.brokers.values.filter { !$0.fenced && sessions[$0.id] == nil }
+        guard let broker = silent.min(by: { $0.id < $1.id }) else { return nil }
+        return fence(broker)
+    }
+
+    /// Fences a broker whose process is known to be dead, without waiting for its session to end;
+    /// `nil` when that registration is fenced or gone already.
+    package mutating func brokerGone(
+        _ id: NodeID, epoch: BrokerEpoch
+    ) -> ControllerResult<NodeID>? {
+        guard let broker = image.brokers[id], broker.epoch == epoch else { return nil }
+        sessions[id] = nil
+        return broker.fenced ? nil : fence(broker)
+    }
+
+    private func fence(_ broker: BrokerRegistration) -> ControllerResult<NodeID> {
+        var draft = MetadataDraft(image: image, options: options)
+        draft.fence(broker)
+        return draft.result(broker.id)
+    }
+
+    /// Lets preferred replicas that are in sync lead again, at most `limit` of them.
+    package func electPreferred(limit: Int) -> ControllerResult<Int> {
+        var draft = MetadataDraft(image: image, options: options)
+        var count = 0
+        for id in image.displaced.sorted() where count < limit {
+            guard let state = image.partition(id), let preferred = state.preferredLeader,
+                state.isr.contains(preferred), image.isActive(preferred)
+            else { continue }
+            draft.settle(id) { $0.prefersFirstReplica = true }
+            count += 1
+        }
+        return draft.result(count)
+    }
+}
+
+extension MetadataDraft {
+    /// Takes the broker out of service: fenced, out of every ISR, its leaderships given to others.
+    mutating func fence(_ broker: BrokerRegistration) {
+        append(.brokerChange(BrokerChange(id: broker.id, epoch: broker.epoch, fenced: true)))
+        settlePartitions(on: broker.id)
+    }
+
+    /// Settles all of a broker's partitions after its standing changed.
+    mutating func settlePartitions(on broker: NodeID) {
+        for id in image.partitions(on: broker).sorted() { settle(id) }
+    }
+}

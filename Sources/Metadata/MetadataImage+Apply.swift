@@ -1,0 +1,113 @@
+package import Essentials
+internal import HashTreeCollections
+
+extension MetadataImage {
+    /// Applies the record at `offset`: the one way an image changes, on controllers and brokers.
+    package mutating func apply(
+        _ record: MetadataRecord, at offset: Offset
+    ) throws(MetadataError) {
+        var delta = MetadataDelta()
+        try apply(record, at: offset, delta: &delta)
+    }
+
+    /// Applies the record at `offset` and notes in `delta` what it changed.
+    package mutating func apply(
+        _ record: MetadataRecord, at offset: Offset, delta: inout MetadataDelta
+    ) throws(MetadataError) {
+        try advance(past: offset)
+        switch record {
+        case .featureLevel(let name, let level):
+            features[name] = level
+            delta.changedFeatures.insert(name)
+        case .registerBroker(let registration):
+            brokers[registration.id] = registration
+            delta.changedBrokers.insert(registration.id)
+        case .unregisterBroker(let id, let epoch):
+            guard let known = brokers[id], known.epoch == epoch else {
+                throw .unknownBroker(id, epoch: epoch)
+            }
+            brokers[id] = nil
+            delta.changedBrokers.insert(id)
+        case .brokerChange(let change):
+            try apply(change)
+            delta.changedBrokers.insert(change.id)
+        case .topic(let id, let name):
+            guard topicIDs[name] == nil, topics[id] == nil else { throw .topicExists(name) }
+            topics[id] = TopicImage(id: id, name: name)
+            topicIDs[name] = id
+            delta.createdTopics.insert(id)
+        case .removeTopic(let id):
+            let topic = try remove(id)
+            if configs.removeValue(forKey: .topic(topic.name)) != nil {
+                delta.changedConfigs.insert(.topic(topic.name))
+            }
+            delta.remove(topic)
+        case .partition(let id, let state):
+            try apply(state, of: id)
+            delta.changedPartitions.insert(id)
+        case .partitionChange(let change):
+            try apply(change)
+            delta.changedPartitions.insert(change.id)
+        case .config(let change):
+            configs[change.resource, default: [:]][change.name] = change.value
+            if configs[change.resource]?.isEmpty == true { configs[change.resource] = nil }
+            delta.changedConfigs.insert(change.resource)
+        case .noOp:
+            break
+        }
+    }
+
+    private mutating func apply(_ change: BrokerChange) throws(MetadataError) {
+        guard var broker = brokers[change.id], broker.epoch == change.epoch else {
+            throw .unknownBroker(change.id, epoch: change.epoch)
+        }
+        broker.fenced = change.fenced ?? broker.fenced
+        broker.inControlledShutdown = change.inControlledShutdown ?? broker.inControlledShutdown
+        brokers[change.id] = broker
+    }
+
+    private mutating func remove(_ id: TopicID) throws(MetadataError) -> TopicImage {
+        guard let topic = topics.removeValue(forKey: id) else { throw .unknownTopic(id) }
+        topicIDs[topic.name] = nil
+        for (number, state) in topic.partitions.enumerated() {
+            index(
+                TopicPartition(topic: id, partition: Int32(number)), from: state, to: nil)
+        }
+        return topic
+    }
+
+    private mutating func apply(
+        _ state: PartitionState, of id: TopicPartition
+    ) throws(MetadataError) {
+        guard let count = topics[id.topic]?.partitions.count else { throw .unknownTopic(id.topic) }
+        guard Int(id.partition) == count else { throw .unknownPartition(id) }
+        if let rule = state.brokenRule { throw .invalidPartition(id, rule) }
+        topics[id.topic]?.partitions.append(state)
+        index(id, from: nil, to: state)
+    }
+
+    private mutating func apply(_ change: PartitionChange) throws(MetadataError) {
+        guard let old = partition(change.id) else { throw .unknownPartition(change.id) }
+        var new = old
+        new.replicas = change.replicas ?? old.replicas
+        new.isr = change.isr ?? old.isr
+        new.eligibleLeaderReplicas = change.eligibleLeaderReplicas ?? old.eligibleLeaderReplicas
+        guard old.partitionEpoch.rawValue < .max, old.leaderEpoch.rawValue < .max else {
+            throw .invalidPartition(change.id, "an epoch has reached its end")
+        }
+        new.partitionEpoch = old.partitionEpoch.next
+        switch change.leader {
+        case nil:
+            break
+        case .some(.none):
+            new.leader = nil
+            new.leaderEpoch = old.leaderEpoch.next
+        case .broker(let leader):
+            new.leader = leader
+            new.leaderEpoch = old.leaderEpoch.next
+        }
+        if let rule = new.brokenRule { throw .invalidPartition(change.id, rule) }
+        topics[change.id.topic]?.partitions[Int(change.id.partition)] = new
+        index(change.id, from: old, to: new)
+    }
+}

@@ -1,0 +1,80 @@
+internal import Essentials
+internal import HashTreeCollections
+
+extension MetadataImage {
+    /// The value in force for a topic: its own, or the cluster's default for all topics.
+    package func topicConfig(_ topic: String, key: String) -> String? {
+        configs[.topic(topic)]?[key] ?? configs[.clusterDefault]?[key]
+    }
+
+    package func topicConfig(_ topic: String, key: TopicConfigKey) -> String? {
+        topicConfig(topic, key: key.rawValue)
+    }
+
+    /// The topic's own configs, without defaults.
+    package func ownConfigs(ofTopic topic: String) -> [String: String] {
+        var own: [String: String] = [:]
+        for (key, value) in configs[.topic(topic)] ?? [:] { own[key] = value }
+        return own
+    }
+
+    /// How many in-sync replicas an `acks=all` write needs, for a partition with `replicas` of
+    /// them: never more than there are.
+    ///
+    /// Without a config 2 where there are 3, else 1.
+    package func minInSyncReplicas(topic: String, replicas: Int) -> Int {
+        let configured = integer(topic, .minInSyncReplicas).map { Int(clamping: $0) }
+        return min(configured ?? (replicas >= 3 ? 2 : 1), replicas)
+    }
+
+    /// `fallback` is what the node itself is configured with.
+    package func flushPolicy(
+        topic: String, default fallback: TopicFlushPolicy = .commit
+    ) -> TopicFlushPolicy {
+        topicConfig(topic, key: .flushPolicy).flatMap(TopicFlushPolicy.init) ?? fallback
+    }
+
+    /// How long records are kept; `nil` for ever.
+    ///
+    /// A week by default.
+    package func retention(topic: String) -> Duration? {
+        let milliseconds = integer(topic, .retentionMs) ?? 7 * 24 * 3600 * 1000
+        return milliseconds < 0 ? nil : .milliseconds(milliseconds)
+    }
+
+    /// How many bytes a partition keeps at least; `nil` without a limit, which is the default.
+    package func retentionBytes(topic: String) -> Int64? {
+        integer(topic, .retentionBytes).flatMap { $0 < 0 ? nil : $0 }
+    }
+
+    /// The size at which a segment is closed; 1 GiB by default.
+    package func segmentBytes(topic: String, default fallback: Int = 1 << 30) -> Int {
+        integer(topic, .segmentBytes).map { Int(clamping: $0) } ?? fallback
+    }
+
+    /// The largest record batch a producer may send; 1 MiB and its header by default, as in Kafka.
+    package func maxMessageBytes(topic: String, default fallback: Int = 1_048_588) -> Int {
+        integer(topic, .maxMessageBytes).map { Int(clamping: $0) } ?? fallback
+    }
+
+    package func allowsUncleanElection(topic: String, default fallback: Bool = false) -> Bool {
+        topicConfig(topic, key: .uncleanLeaderElection).map { $0 == "true" } ?? fallback
+    }
+
+    /// Whether records go when they are too old or too many; otherwise only compaction removes any.
+    package func deletesOldRecords(topic: String) -> Bool {
+        cleanupPolicies(topic).contains("delete")
+    }
+
+    package func compacts(topic: String) -> Bool {
+        cleanupPolicies(topic).contains("compact")
+    }
+
+    private func cleanupPolicies(_ topic: String) -> [String] {
+        topicConfig(topic, key: .cleanupPolicy).map(TopicConfigKey.items) ?? ["delete"]
+    }
+
+    private func integer(_ topic: String, _ key: TopicConfigKey) -> Int64? {
+        topicConfig(topic, key: key).flatMap { Int64($0) }
+    }
+}

@@ -1,0 +1,111 @@
+package import Essentials
+package import HashTreeCollections
+
+/// The cluster's metadata after a prefix of the metadata log.
+///
+/// A value on persistent hash tries: a copy costs nothing, and a changed copy shares what did not
+/// change. Equal prefixes give equal images on every node.
+package struct MetadataImage: Equatable, Sendable {
+    /// End, exclusive, of what has been applied.
+    package private(set) var nextOffset: Offset = 0
+    /// Leader epoch of the last batch applied.
+    package private(set) var lastEpoch: LeaderEpoch = .none
+    package var brokers: TreeDictionary<NodeID, BrokerRegistration> = [:]
+    package var topics: TreeDictionary<TopicID, TopicImage> = [:]
+    package var topicIDs: TreeDictionary<String, TopicID> = [:]
+    package var configs: TreeDictionary<ConfigResource, TreeDictionary<String, String>> = [:]
+    /// Finalised feature levels by name.
+    package var features: TreeDictionary<String, Int32> = [:]
+
+    // Derived from the above, so that a change costs what it touches and not the whole image.
+
+    /// What each broker hosts; a broker without replicas has no entry.
+    private(set) var hosted: TreeDictionary<NodeID, HostedPartitions> = [:]
+    /// Partitions whose leader is not the preferred one.
+    private(set) var displaced: TreeSet<TopicPartition> = []
+
+    package init() {}
+
+    /// The feature that versions the metadata records themselves.
+    package static let metadataVersion = "metadata.version"
+
+    /// Finalised level of the metadata records; 0 before one is set.
+    package var featureLevel: Int32 { features[Self.metadataVersion] ?? 0 }
+
+    package func topic(named name: String) -> TopicImage? {
+        topicIDs[name].flatMap { topics[$0] }
+    }
+
+    package func partition(_ id: TopicPartition) -> PartitionState? {
+        guard let topic = topics[id.topic], id.partition >= 0,
+            Int(id.partition) < topic.partitions.count
+        else { return nil }
+        return topic.partitions[Int(id.partition)]
+    }
+
+    /// The partitions of which `broker` holds a replica, in no order.
+    package func partitions(on broker: NodeID) -> TreeSet<TopicPartition> {
+        hosted[broker]?.partitions ?? []
+    }
+
+    /// How many partitions `broker` leads.
+    package func leaderCount(of broker: NodeID) -> Int { hosted[broker]?.leaderCount ?? 0 }
+
+    /// How many replicas `broker` holds.
+    package func replicaCount(of broker: NodeID) -> Int { hosted[broker]?.partitions.count ?? 0 }
+
+    /// Brokers that may lead and join ISRs, by id.
+    package var activeBrokers: [BrokerRegistration] {
+        brokers.values.filter(\.isActive).sorted { $0.id < $1.id }
+    }
+
+    package func isActive(_ broker: NodeID) -> Bool { brokers[broker]?.isActive ?? false }
+
+    /// Notes the end of a batch, which control records move without giving records of their own.
+    package mutating func advance(to offset: Offset, epoch: LeaderEpoch) {
+        invariant(offset >= nextOffset, "image steps back from \(nextOffset) to \(offset)")
+        nextOffset = offset
+        lastEpoch = epoch
+    }
+
+    /// Notes that the record at `offset` is being applied.
+    mutating func advance(past offset: Offset) throws(MetadataError) {
+        guard offset >= nextOffset else { throw .outOfOrder(offset, expected: nextOffset) }
+        nextOffset = offset + 1
+    }
+
+    /// Keeps the derived collections in step with a partition that came, changed, or went.
+    mutating func index(_ id: TopicPartition, from old: PartitionState?, to new: PartitionState?) {
+        if old?.replicas != new?.replicas {
+            for broker in old?.replicas ?? [] {
+                hosted[broker]?.partitions.remove(id)
+            }
+            for broker in new?.replicas ?? [] {
+                hosted[broker, default: HostedPartitions()].partitions.insert(id)
+            }
+            if let leader = old?.preferredLeader { hosted[leader]?.preferredCount -= 1 }
+            if let leader = new?.preferredLeader { hosted[leader]?.preferredCount += 1 }
+        }
+        if old?.leader != new?.leader {
+            if let leader = old?.leader { hosted[leader]?.leaderCount -= 1 }
+            if let leader = new?.leader { hosted[leader]?.leaderCount += 1 }
+        }
+        for broker in old?.replicas ?? [] where hosted[broker]?.partitions.isEmpty == true {
+            hosted[broker] = nil
+        }
+        if let new, new.leader != new.preferredLeader {
+            displaced.insert(id)
+        } else {
+            displaced.remove(id)
+        }
+    }
+}
+
+/// One broker's replicas, counted.
+struct HostedPartitions: Equatable, Sendable {
+    var partitions: TreeSet<TopicPartition> = []
+    /// How many of them it leads.
+    var leaderCount = 0
+    /// How many of them name it first.
+    var preferredCount = 0
+}

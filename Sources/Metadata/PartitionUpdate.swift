@@ -1,0 +1,79 @@
+internal import Essentials
+
+/// Works out one partition's next ISR, ELR and leader (KIP-966).
+///
+/// - Fenced and stopping brokers leave the ISR. A replica that leaves while the ISR falls below
+///   `min.insync.replicas` becomes an eligible leader replica: nothing can be committed below that
+///   size, so it holds all that ever was.
+/// - The ELR is empty again as soon as the ISR has that size.
+/// - A leader comes from the ISR; from the ELR when the ISR is empty; from anywhere only where the
+///   topic allows it. The first in the order of `replicas` wins.
+struct PartitionUpdate {
+    let id: TopicPartition
+    let state: PartitionState
+    /// Never more than there are replicas.
+    let minInSyncReplicas: Int
+    let allowsUnclean: Bool
+
+    /// The ISR its leader proposes; `nil` keeps the present one.
+    var proposedISR: [NodeID]?
+    /// A replica that came back without proof that it still has all it had.
+    var distrusted: NodeID?
+    /// Let the preferred replica lead if it is in the ISR.
+    var prefersFirstReplica = false
+
+    init(id: TopicPartition, state: PartitionState, minInSyncReplicas: Int, allowsUnclean: Bool) {
+        self.id = id
+        self.state = state
+        self.minInSyncReplicas = minInSyncReplicas
+        self.allowsUnclean = allowsUnclean
+    }
+
+    /// The record that makes it so, if anything changes, and the election it stands for, if any.
+    func change(
+        isActive: (NodeID) -> Bool
+    ) -> (change: PartitionChange, election: Election.Kind?)? {
+        let wanted = Set(proposedISR ?? state.isr)
+        var isr = state.replicas.filter { wanted.contains($0) && isActive($0) && $0 != distrusted }
+        let trusted = Set(state.isr + state.eligibleLeaderReplicas).subtracting([distrusted])
+        var eligible = state.replicas.filter { trusted.contains($0) && !isr.contains($0) }
+
+        var leader = state.leader
+        var election: Election.Kind?
+        if prefersFirstReplica, let first = state.preferredLeader, first != leader,
+            isr.contains(first)
+        {
+            leader = first
+            election = .preferred
+        } else if let current = leader, isr.contains(current) {
+            // It stays.
+        } else if let next = isr.first {
+            leader = next
+            election = .fromISR
+        } else if let next = eligible.first(where: isActive) {
+            leader = next
+            isr = [next]
+            eligible.removeAll { $0 == next }
+            election = .fromELR
+        } else if allowsUnclean, let next = state.replicas.first(where: isActive) {
+            leader = next
+            isr = [next]
+            // The others may hold more than the new leader, so they must not succeed it as equals.
+            eligible = []
+            election = .unclean
+        } else {
+            leader = nil
+            election = state.leader == nil ? nil : .leaderless
+        }
+        if isr.count >= minInSyncReplicas { eligible = [] }
+
+        var change = PartitionChange(id: id)
+        if isr != state.isr { change.isr = isr }
+        if eligible != state.eligibleLeaderReplicas { change.eligibleLeaderReplicas = eligible }
+        if leader != state.leader {
+            change.leader = leader.map { .broker($0) } ?? PartitionChange.NewLeader.none
+        }
+        if change == PartitionChange(id: id) { return nil }
+        return (change, election)
+    }
+}

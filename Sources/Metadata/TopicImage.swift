@@ -1,0 +1,65 @@
+package import Essentials
+
+/// One topic: its id for life, its name, and its partitions by number.
+package struct TopicImage: Equatable, Sendable {
+    package var id: TopicID
+    package var name: String
+    /// Index is the partition's number.
+    package var partitions: [PartitionState]
+
+    package init(id: TopicID, name: String, partitions: [PartitionState] = []) {
+        self.id = id
+        self.name = name
+        self.partitions = partitions
+    }
+}
+
+/// What the metadata log says about one partition.
+package struct PartitionState: Equatable, Sendable {
+    /// The brokers that hold it, the preferred leader first.
+    package var replicas: [NodeID]
+    /// Live replicas that the leader waits for, in the order of `replicas`.
+    package var isr: [NodeID]
+    /// Replicas outside the ISR that hold all that is committed (KIP-966); empty while the ISR has
+    /// `min.insync.replicas` members.
+    package var eligibleLeaderReplicas: [NodeID]
+    package var leader: NodeID?
+    package var leaderEpoch: LeaderEpoch
+    package var partitionEpoch: PartitionEpoch
+
+    package init(
+        replicas: [NodeID], isr: [NodeID], eligibleLeaderReplicas: [NodeID] = [],
+        leader: NodeID?, leaderEpoch: LeaderEpoch = 0, partitionEpoch: PartitionEpoch = 0
+    ) {
+        self.replicas = replicas
+        self.isr = isr
+        self.eligibleLeaderReplicas = eligibleLeaderReplicas
+        self.leader = leader
+        self.leaderEpoch = leaderEpoch
+        self.partitionEpoch = partitionEpoch
+    }
+
+    /// The replica that should lead when it can.
+    package var preferredLeader: NodeID? { replicas.first }
+
+    /// The rule this state breaks, if any; all of them hold for every committed state.
+    package var brokenRule: String? {
+        // The lists are short: comparing beats hashing.
+        if replicas.isEmpty { return "there is no replica" }
+        if Self.repeats(replicas) { return "a replica is listed twice" }
+        if Self.repeats(isr) { return "an ISR member is listed twice" }
+        if !isr.allSatisfy(replicas.contains) { return "the ISR holds a broker that is no replica" }
+        if !eligibleLeaderReplicas.allSatisfy(replicas.contains) {
+            return "the ELR holds a broker that is no replica"
+        }
+        if isr.contains(where: eligibleLeaderReplicas.contains) {
+            return "a broker is in the ISR and in the ELR"
+        }
+        if let leader, !isr.contains(leader) { return "the leader is not in the ISR" }
+        return nil
+    }
+
+    private static func repeats(_ brokers: [NodeID]) -> Bool {
+        brokers.indices.contains { brokers[..<$0].contains(brokers[$0]) }
+    }
+}

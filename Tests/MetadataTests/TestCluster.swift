@@ -1,0 +1,218 @@
+import Essentials
+import HashTreeCollections
+import Metadata
+import Testing
+
+/// A controller's state, its log and its clock, with every command checked as it commits.
+struct TestCluster {
+    var state: ControllerState
+    var now = MonotonicTime.zero
+    private(set) var log: [MetadataRecord] = []
+    private var incarnations: UInt64 = 0
+
+    static let id = "test-cluster"
+
+    init(seed: UInt64 = 1, _ configure: (inout ControllerOptions) -> Void = { _ in }) {
+        var options = ControllerOptions(clusterID: Self.id, controllers: [100])
+        configure(&options)
+        state = ControllerState(
+            image: MetadataImage(), options: options, now: now,
+            generator: SeededGenerator(seed: seed))
+    }
+
+    /// With brokers 1 ...
+    ///
+    /// `brokers` registered and serving.
+    init(brokers: Int, _ configure: (inout ControllerOptions) -> Void = { _ in }) throws {
+        self.init(configure)
+        for id in 1...brokers { try start(NodeID(Int32(id))) }
+    }
+
+    var image: MetadataImage { state.image }
+
+    @discardableResult
+    mutating func commit<Reply>(_ result: ControllerResult<Reply>) -> Reply {
+        let before = state.image
+        state.adopt(result)
+        log += result.records
+        checkRules(from: before, to: state.image, state.options)
+        return result.reply
+    }
+
+    /// A controller that takes over with nothing but the log.
+    mutating func failOver() throws {
+        state = ControllerState(
+            image: try replayed(), options: state.options, now: now, generator: state.generator)
+    }
+
+    /// The image that a node gets from the log.
+    func replayed() throws -> MetadataImage {
+        var image = MetadataImage()
+        for (offset, record) in log.enumerated() {
+            try image.apply(
+                try MetadataRecord(decoding: record.encoded()), at: Offset(Int64(offset)))
+        }
+        return image
+    }
+
+    // MARK: Brokers
+
+    mutating func request(
+        _ id: NodeID, rack: String? = nil, previous: BrokerEpoch = .none,
+        directories: [DirectoryID]? = nil
+    ) -> RegistrationRequest {
+        incarnations += 1
+        return RegistrationRequest(
+            clusterID: Self.id, broker: id, incarnation: UniqueID(high: 7, low: incarnations),
+            host: "localhost", port: 9000 + Int(id.rawValue), rack: rack,
+            directories: directories ?? [
+                DirectoryID(high: 9, low: UInt64(truncatingIfNeeded: id.rawValue))
+            ],
+            previousEpoch: previous)
+    }
+
+    @discardableResult
+    mutating func register(_ request: RegistrationRequest) throws -> BrokerEpoch {
+        let result = try state.registerBroker(request, now: now)
+        return commit(result).epoch
+    }
+
+    @discardableResult
+    mutating func heartbeat(
+        _ id: NodeID, applied: Offset? = nil, wantsFence: Bool = false, wantsShutdown: Bool = false
+    ) throws -> HeartbeatReply {
+        let result = try state.heartbeat(
+            HeartbeatRequest(
+                broker: id, epoch: epoch(id), appliedOffset: applied ?? image.nextOffset,
+                wantsFence: wantsFence, wantsShutdown: wantsShutdown), now: now)
+        return commit(result)
+    }
+
+    /// Registers the broker, without proof of a clean stop, and lets it serve.
+    mutating func start(
+        _ id: NodeID, rack: String? = nil, previous: BrokerEpoch = .none,
+        directories: [DirectoryID]? = nil
+    ) throws {
+        try register(
+            request(id, rack: rack, previous: previous, directories: directories))
+        try heartbeat(id)
+    }
+
+    /// The process dies and is seen to be dead.
+    mutating func kill(_ id: NodeID) {
+        if let result = state.brokerGone(id, epoch: epoch(id)) { commit(result) }
+    }
+
+    /// A controlled shutdown to its end.
+    mutating func stop(_ id: NodeID) throws {
+        while try !heartbeat(id, wantsShutdown: true).shouldShutDown {
+            for other in image.activeBrokers { try heartbeat(other.id) }
+        }
+    }
+
+    mutating func expireSessions() {
+        while let result = state.expireSessions(now: now) { commit(result) }
+    }
+
+    /// Time passes while the controller looks at its sessions as it should, and `alive` heartbeat.
+    mutating func pass(_ duration: Duration, alive: [NodeID] = []) throws {
+        let end = now + duration
+        while now < end {
+            now = min(now + .milliseconds(100), end)
+            for id in alive { try heartbeat(id) }
+            expireSessions()
+        }
+    }
+
+    func epoch(_ id: NodeID) -> BrokerEpoch { image.brokers[id]?.epoch ?? .none }
+    func isFenced(_ id: NodeID) -> Bool? { image.brokers[id]?.fenced }
+
+    // MARK: Topics
+
+    @discardableResult
+    mutating func create(
+        _ name: String, partitions: Int = 0, replicas: Int = 0, configs: [String: String] = [:],
+        assignments: [[NodeID]] = []
+    ) throws -> TopicID {
+        let result = try state.createTopic(
+            NewTopic(
+                name: name, partitions: partitions, replicationFactor: replicas,
+                configs: configs, assignments: assignments))
+        return commit(result).id
+    }
+
+    func partition(_ topic: String, _ number: Int32 = 0) throws -> PartitionState {
+        let id = try #require(image.topicIDs[topic])
+        return try #require(image.partition(TopicPartition(topic: id, partition: number)))
+    }
+
+    /// Its leader proposes this ISR, with everything else as it should be unless it is given.
+    func alter(
+        _ topic: String, isr: [NodeID], by broker: NodeID? = nil,
+        leaderEpoch: LeaderEpoch? = nil, partitionEpoch: PartitionEpoch? = nil,
+        memberEpochs: [NodeID: BrokerEpoch] = [:]
+    ) throws -> ControllerResult<[AlterPartitionOutcome]> {
+        let id = try #require(image.topicIDs[topic])
+        let now = try partition(topic)
+        let leader = try broker ?? #require(now.leader)
+        return try state.alterPartition(
+            AlterPartitionRequest(
+                broker: leader, epoch: epoch(leader),
+                changes: [
+                    .init(
+                        id: TopicPartition(topic: id, partition: 0),
+                        leaderEpoch: leaderEpoch ?? now.leaderEpoch,
+                        partitionEpoch: partitionEpoch ?? now.partitionEpoch,
+                        isr: isr.map { .init(broker: $0, epoch: memberEpochs[$0] ?? epoch($0)) })
+                ]))
+    }
+
+    /// The error of the first outcome.
+    mutating func alterError(
+        _ result: ControllerResult<[AlterPartitionOutcome]>
+    ) -> ErrorCode? {
+        commit(result).first?.error
+    }
+}
+
+/// C3 and C7 to C9, as far as two successive images show them.
+func checkRules(from old: MetadataImage, to new: MetadataImage, _ options: ControllerOptions) {
+    for topic in new.topics.values {
+        for (number, state) in topic.partitions.enumerated() {
+            let name = "\(topic.name)-\(number): \(state)"
+            #expect(state.brokenRule == nil, "C8 \(name)")
+            let minimum = new.minInSyncReplicas(topic: topic.name, replicas: state.replicas.count)
+            if state.isr.count >= minimum {
+                #expect(state.eligibleLeaderReplicas.isEmpty, "C8 \(name)")
+            }
+            #expect(state.isr.allSatisfy { new.brokers[$0]?.fenced == false }, "C3 \(name)")
+            #expect(state.leader != nil || state.isr.isEmpty, "an ISR without a leader: \(name)")
+
+            let id = TopicPartition(topic: topic.id, partition: Int32(number))
+            guard let before = old.partition(id), before != state else { continue }
+            #expect(state.partitionEpoch > before.partitionEpoch, "C7 \(name)")
+            #expect(state.leaderEpoch >= before.leaderEpoch, "C7 \(name)")
+            guard state.leader != before.leader else { continue }
+            #expect(state.leaderEpoch > before.leaderEpoch, "C7 \(name)")
+            guard let leader = state.leader else { continue }
+            #expect(new.isActive(leader), "C9 \(name)")
+            let isClean = (before.isr + before.eligibleLeaderReplicas).contains(leader)
+            let allowed = new.allowsUncleanElection(
+                topic: topic.name, default: options.uncleanLeaderElection)
+            #expect(isClean || allowed, "C9, C10 \(name) after \(before)")
+        }
+    }
+}
+
+/// The code with which `body` is refused.
+func refusal(_ body: () throws -> Void) -> ErrorCode? {
+    do {
+        try body()
+        return nil
+    } catch let error as ControllerError {
+        return error.code
+    } catch {
+        Issue.record("unexpected error \(error)")
+        return nil
+    }
+}
