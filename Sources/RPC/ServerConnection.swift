@@ -1,0 +1,115 @@
+internal import HTTP2
+internal import Logging
+internal import NIOCore
+
+/// The server's side of one connection: starts calls and bounds the request bytes they hold.
+///
+/// Bytes of requests count until their call ends. Above the budget the connection's flow-control
+/// window stays shut, so the peer stops; if nothing but unfinished requests fill it, and no call's
+/// end could make room, the newest of them is refused.
+///
+/// `@unchecked Sendable`: all state is touched on `eventLoop` only.
+final class ServerConnection: @unchecked Sendable {
+    let limits: RPCLimits
+    let eventLoop: any EventLoop
+    let peer: String
+    private let routes: RouteTable
+    private let logger: Logger
+    private let deadlines: DeadlineQueue
+    private var http2: HTTP2Connection?
+    private var heldBytes = 0
+    /// Of `heldBytes`, those of requests that are complete: their calls will end and free them.
+    private var completeBytes = 0
+    /// Received bytes whose part of the window the peer has not got back.
+    private var withheldBytes = 0
+
+    init(routes: RouteTable, limits: RPCLimits, channel: any Channel, logger: Logger) {
+        self.routes = routes
+        self.limits = limits
+        self.logger = logger
+        eventLoop = channel.eventLoop
+        peer = channel.peerName
+        deadlines = DeadlineQueue(eventLoop: channel.eventLoop)
+    }
+
+    // MARK: The budget
+
+    /// `count` bytes of `call`'s request have arrived and are kept.
+    func holds(_ count: Int, for call: ServerCall) {
+        call.heldBytes += count
+        heldBytes += count
+        if heldBytes <= limits.maxBufferedRequestBytes {
+            http2?.consume(count)
+        } else {
+            withheldBytes += count
+            refuseUnfinishedRequests()
+        }
+    }
+
+    /// `count` bytes have arrived that nobody wants.
+    func discarded(_ count: Int) {
+        http2?.consume(count)
+    }
+
+    func completed(_ call: ServerCall) {
+        completeBytes += call.heldBytes
+    }
+
+    func closed(_ call: ServerCall) {
+        deadlines.remove(call)
+        heldBytes -= call.heldBytes
+        if !call.isReceiving { completeBytes -= call.heldBytes }
+        call.heldBytes = 0
+        returnWindow()
+        refuseUnfinishedRequests()
+    }
+
+    private func returnWindow() {
+        guard withheldBytes > 0, heldBytes <= limits.maxBufferedRequestBytes else { return }
+        http2?.consume(withheldBytes)
+        withheldBytes = 0
+    }
+
+    private func refuseUnfinishedRequests() {
+        while withheldBytes > 0, completeBytes == 0, let http2,
+            heldBytes > limits.maxBufferedRequestBytes
+        {
+            let unfinished = http2.streams.lazy.compactMap { $0.delegate as? ServerCall }
+                .filter { $0.isReceiving && $0.heldBytes > 0 }
+            guard let newest = unfinished.max(by: { $0.stream.id < $1.stream.id }) else { return }
+            logger.debug(
+                "refused a request: too many unfinished ones", metadata: ["peer": "\(peer)"])
+            newest.stream.reset(.refusedStream)
+            newest.cancel()
+        }
+    }
+}
+
+extension ServerConnection: HTTP2ConnectionDelegate {
+    func connectionStarted(_ connection: HTTP2Connection) {
+        http2 = connection
+    }
+
+    func connection(_ connection: HTTP2Connection, opened stream: HTTP2Stream) {
+        let head = RequestHead(stream.headers, routes: routes)
+        let call = ServerCall(stream: stream, head: head, connection: self)
+        stream.delegate = call
+        deadlines.add(call)
+        call.begin(head)
+    }
+
+    func connectionCapacityChanged(_ connection: HTTP2Connection) {}
+
+    func connection(_ connection: HTTP2Connection, closed stream: HTTP2Stream) {}
+
+    func connectionEnded(_ connection: HTTP2Connection, _ end: HTTP2ConnectionEnd) {
+        http2 = nil
+        deadlines.cancelAll()
+        switch end {
+        case .local: break
+        case .peer, .keepAliveTimeout, .protocolViolation:
+            logger.debug(
+                "a connection ended", metadata: ["peer": "\(peer)", "reason": "\(end)"])
+        }
+    }
+}
