@@ -1,0 +1,162 @@
+internal import Essentials
+internal import Protocol
+
+/// Creates, deletes and describes topics; describes the cluster and its metadata quorum.
+///
+/// Any broker takes a call and passes it on to the active controller. Usable from any thread.
+public final class Admin: Sendable {
+    private static let service = "/millrace.v1.Admin/"
+    private let core: ClientCore
+
+    public init(client: MillraceClient) {
+        core = client.core
+    }
+
+    // MARK: Topics
+
+    /// Creates a topic and answers once the change is committed; brokers learn of it moments later.
+    ///
+    /// When an answer was lost on the way, whether the topic was created is unknown, and
+    /// `isOutcomeUnknown` of the error says so; creating it again then gives `TOPIC_ALREADY_EXISTS`.
+    public func createTopic(
+        _ topic: NewTopic, validateOnly: Bool = false, timeout: Duration? = nil
+    ) async throws(MillraceError) -> CreatedTopic {
+        var request = WireCreateTopicRequest()
+        request.name = topic.name
+        request.partitions = topic.partitions ?? 0
+        request.replicationFactor = topic.replicationFactor ?? 0
+        request.configs = topic.configs
+        request.validateOnly = validateOnly
+        let answer: WireCreateTopicResponse = try await core.callAny(
+            Self.service + "CreateTopic", request, timeout: timeout, isRepeatable: validateOnly)
+        return CreatedTopic(
+            name: answer.name, id: answer.topicID, partitions: answer.partitions,
+            replicationFactor: answer.replicationFactor)
+    }
+
+    /// Deletes a topic with all its records.
+    public func deleteTopic(_ name: String) async throws(MillraceError) {
+        var request = WireDeleteTopicRequest()
+        request.name = name
+        let _: WireDeleteTopicResponse = try await core.callAny(
+            Self.service + "DeleteTopic", request, isRepeatable: false)
+    }
+
+    /// Every topic, by name.
+    public func listTopics() async throws(MillraceError) -> [TopicDescription] {
+        let answer = try await metadata(of: [])
+        return answer.topics.filter(\.error.isEmpty).map(TopicDescription.init)
+            .sorted { $0.name < $1.name }
+    }
+
+    /// One topic; one that is unknown is looked for a moment longer, as it may be new.
+    ///
+    /// - Throws: `UNKNOWN_TOPIC_OR_PARTITION`.
+    public func describeTopic(_ name: String) async throws(MillraceError) -> TopicDescription {
+        _ = try await core.topic(name)
+        let answer = try await metadata(of: [name])
+        guard let topic = answer.topics.first(where: { $0.name == name }), topic.error.isEmpty
+        else {
+            throw ClientCore.unknownTopic(name, ErrorCode.unknownTopicOrPartition.name)
+        }
+        return TopicDescription(topic)
+    }
+
+    private func metadata(of topics: [String]) async throws(MillraceError) -> WireMetadataResponse {
+        var request = WireMetadataRequest()
+        request.topics = topics
+        return try await core.callAny("/millrace.v1.Broker/Metadata", request)
+    }
+
+    // MARK: Cluster
+
+    public func describeCluster() async throws(MillraceError) -> ClusterDescription {
+        let answer: WireDescribeClusterResponse = try await core.callAny(
+            Self.service + "DescribeCluster", WireDescribeClusterRequest())
+        return ClusterDescription(
+            clusterID: answer.clusterID,
+            activeController: answer.hasActiveController ? answer.activeController : nil,
+            nodes: answer.nodes.map(NodeDescription.init).sorted { $0.id < $1.id })
+    }
+
+    public func describeQuorum() async throws(MillraceError) -> QuorumDescription {
+        let answer: WireDescribeQuorumResponse = try await core.callAny(
+            "/millrace.v1.Quorum/DescribeQuorum", WireDescribeQuorumRequest())
+        return QuorumDescription(
+            clusterID: answer.clusterID, leaderID: answer.hasLeaderID ? answer.leaderID : nil,
+            leaderEpoch: answer.leaderEpoch, highWatermark: answer.highWatermark,
+            voters: answer.voters.map(QuorumReplicaDescription.init),
+            observers: answer.observers.map(QuorumReplicaDescription.init))
+    }
+
+    // MARK: Offsets
+
+    /// Where a position lies in a partition now.
+    public func offset(
+        of position: StartPosition, topic: String, partition: Int32
+    ) async throws(MillraceError) -> FoundOffset {
+        let answer: WireListOffsetsResponse = try await core.callLeader(
+            of: partition, in: topic, "/millrace.v1.Broker/ListOffsets"
+        ) { epoch in
+            var request = WireListOffsetsRequest()
+            request.topic = topic
+            request.partition = partition
+            request.currentLeaderEpoch = epoch.rawValue
+            switch position {
+            case .earliest: request.earliest = true
+            case .latest: request.latest = true
+            case .timestamp(let time): request.timestamp = time
+            case .offset: break
+            }
+            return request
+        }
+        return FoundOffset(
+            offset: answer.hasOffset ? answer.offset : nil,
+            timestamp: answer.hasTimestamp ? answer.timestamp : nil,
+            leaderEpoch: answer.hasLeaderEpoch ? answer.leaderEpoch : nil)
+    }
+}
+
+// MARK: From the wire
+
+extension TopicDescription {
+    init(_ topic: WireTopicMetadata) {
+        self.init(
+            name: topic.name, id: topic.topicID,
+            partitions: topic.partitions.map(PartitionDescription.init)
+                .sorted { $0.partition < $1.partition })
+    }
+}
+
+extension PartitionDescription {
+    init(_ partition: WirePartitionMetadata) {
+        self.init(
+            partition: partition.partition, leader: partition.hasLeader ? partition.leader : nil,
+            leaderEpoch: partition.leaderEpoch, replicas: partition.replicas, isr: partition.isr,
+            eligibleLeaderReplicas: partition.eligibleLeaderReplicas)
+    }
+}
+
+extension NodeDescription {
+    init(_ node: WireClusterNode) {
+        self.init(
+            id: node.id, role: Role(rawValue: node.role) ?? .broker, host: node.host,
+            port: Int(node.port), rack: node.rack.isEmpty ? nil : node.rack,
+            isFenced: node.hasFenced ? node.fenced : nil,
+            brokerEpoch: node.hasBrokerEpoch ? node.brokerEpoch : nil,
+            leaders: node.hasLeaders ? Int(node.leaders) : nil,
+            replicas: node.hasReplicas ? Int(node.replicas) : nil)
+    }
+}
+
+extension QuorumReplicaDescription {
+    init(_ replica: WireQuorumReplica) {
+        self.init(
+            id: replica.id, directoryID: replica.directoryID.isEmpty ? nil : replica.directoryID,
+            logEndOffset: replica.logEndOffset, lag: replica.lag,
+            lastFetchTimestamp: replica.hasLastFetchTimestamp ? replica.lastFetchTimestamp : nil,
+            lastCaughtUpTimestamp: replica.hasLastCaughtUpTimestamp
+                ? replica.lastCaughtUpTimestamp : nil,
+            host: replica.host, port: Int(replica.port))
+    }
+}

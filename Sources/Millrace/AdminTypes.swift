@@ -1,0 +1,105 @@
+/// A topic and where its partitions are.
+public struct TopicDescription: Sendable, Hashable {
+    public var name: String
+    public var id: String
+    public var partitions: [PartitionDescription]
+}
+
+public struct PartitionDescription: Sendable, Hashable {
+    public var partition: Int32
+    /// `nil` while the partition has no leader.
+    public var leader: Int32?
+    public var leaderEpoch: Int32
+    /// The preferred leader first.
+    public var replicas: [Int32]
+    public var isr: [Int32]
+    public var eligibleLeaderReplicas: [Int32]
+}
+
+/// A topic to be created.
+public struct NewTopic: Sendable, Hashable {
+    public var name: String
+    /// The cluster's default when `nil`.
+    public var partitions: Int32?
+    /// The cluster's default when `nil`: 3, or as many as there are brokers.
+    public var replicationFactor: Int32?
+    /// Topic configs by Kafka's names, such as `min.insync.replicas`.
+    public var configs: [String: String]
+
+    public init(
+        name: String, partitions: Int32? = nil, replicationFactor: Int32? = nil,
+        configs: [String: String] = [:]
+    ) {
+        self.name = name
+        self.partitions = partitions
+        self.replicationFactor = replicationFactor
+        self.configs = configs
+    }
+}
+
+/// A topic that has just been created.
+public struct CreatedTopic: Sendable, Hashable {
+    public var name: String
+    public var id: String
+    public var partitions: Int32
+    public var replicationFactor: Int32
+}
+
+public struct ClusterDescription: Sendable, Hashable {
+    public var clusterID: String
+    /// `nil` while no controller leads.
+    public var activeController: Int32?
+    public var nodes: [NodeDescription]
+}
+
+public struct NodeDescription: Sendable, Hashable {
+    public enum Role: String, Sendable, Hashable {
+        case broker
+        case controller
+    }
+
+    public var id: Int32
+    public var role: Role
+    public var host: String
+    public var port: Int
+    public var rack: String?
+    /// Brokers only: registered, but not serving.
+    public var isFenced: Bool?
+    public var brokerEpoch: Int64?
+    /// Brokers only: how many partitions it leads, and hosts.
+    public var leaders: Int?
+    public var replicas: Int?
+}
+
+/// The metadata quorum, as its leader sees it.
+public struct QuorumDescription: Sendable, Hashable {
+    public var clusterID: String
+    public var leaderID: Int32?
+    public var leaderEpoch: Int32
+    public var highWatermark: Int64
+    public var voters: [QuorumReplicaDescription]
+    public var observers: [QuorumReplicaDescription]
+}
+
+public struct QuorumReplicaDescription: Sendable, Hashable {
+    public var id: Int32
+    /// The id of its metadata log directory; `nil` when not known.
+    public var directoryID: String?
+    public var logEndOffset: Int64
+    /// Records it is behind the leader.
+    public var lag: Int64
+    /// Milliseconds since 1970; `nil` when this leader has not heard from it.
+    public var lastFetchTimestamp: Int64?
+    /// When it last held everything the leader then had.
+    public var lastCaughtUpTimestamp: Int64?
+    public var host: String
+    public var port: Int
+}
+
+/// An offset found by `Admin.offset(of:)`.
+public struct FoundOffset: Sendable, Hashable {
+    /// `nil` when no record has the time asked for, or a later one.
+    public var offset: Int64?
+    public var timestamp: Int64?
+    public var leaderEpoch: Int32?
+}
