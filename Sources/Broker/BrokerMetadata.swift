@@ -1,0 +1,92 @@
+internal import Essentials
+internal import Logging
+internal import Metadata
+internal import NIOCore
+internal import Quorum
+internal import Synchronization
+
+/// The broker's copy of the cluster's metadata, kept by replaying the committed metadata log.
+///
+/// Records arrive on the control loop; the image is an immutable value that any thread may read.
+final class BrokerMetadata: QuorumListener, @unchecked Sendable {
+    // Sendable: everything but `published` is touched on the control loop only.
+
+    /// What `MetadataImage` and the changes since the last publication look like to a subscriber.
+    typealias Subscriber = (_ image: MetadataImage, _ delta: MetadataDelta) -> Void
+
+    private let logger: Logger
+    private let published = Mutex(MetadataImage())
+    private var image = MetadataImage()
+    private var delta = MetadataDelta()
+    private var highWatermark: () -> Offset = { .max }
+    private var subscriber: Subscriber?
+    private var waiters: [(offset: Offset, resume: () -> Void)] = []
+
+    /// Called when a record can't be understood: going on would mean a wrong image.
+    var onFailure: ((any Error) -> Void)?
+
+    init(logger: Logger) {
+        self.logger = logger
+    }
+
+    /// The newest published image.
+    var current: MetadataImage { published.withLock { $0 } }
+
+    /// End, exclusive, of what has been applied; for the control loop only.
+    var appliedOffset: Offset { image.nextOffset }
+
+    /// Tells where the committed log ends, so that a burst of old records is published as one.
+    func setHighWatermarkSource(_ source: @escaping () -> Offset) {
+        highWatermark = source
+    }
+
+    /// Hands the whole image to `subscriber` at once, and every change from then on.
+    func subscribe(_ subscriber: @escaping Subscriber) {
+        self.subscriber = subscriber
+        publish()
+    }
+
+    /// Calls `body` on the control loop once everything below `offset` is applied.
+    func whenApplied(below offset: Offset, _ body: @escaping () -> Void) {
+        if image.nextOffset >= offset {
+            body()
+        } else {
+            waiters.append((offset, body))
+        }
+    }
+
+    func committed(_ batch: CommittedBatch) {
+        do {
+            var offset = batch.baseOffset
+            for bytes in batch.records {
+                let record = try MetadataRecord(decoding: bytes)
+                try image.apply(record, at: offset, delta: &delta)
+                offset += 1
+            }
+            image.advance(to: batch.nextOffset, epoch: batch.epoch)
+        } catch {
+            logger.critical(
+                "cannot apply the metadata log",
+                metadata: ["offset": "\(batch.baseOffset)", "error": "\(error)"])
+            onFailure?(error)
+            return
+        }
+        if image.nextOffset >= highWatermark() { publish() }
+    }
+
+    func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) {}
+    func startedLeading(epoch: LeaderEpoch) {}
+    func stoppedLeading(epoch: LeaderEpoch) {}
+
+    private func publish() {
+        published.withLock { $0 = image }
+        if let subscriber {
+            let changes = delta
+            delta = MetadataDelta()
+            subscriber(image, changes)
+        }
+        let due = waiters.filter { $0.offset <= image.nextOffset }
+        waiters.removeAll { $0.offset <= image.nextOffset }
+        for waiter in due { waiter.resume() }
+    }
+}

@@ -1,0 +1,154 @@
+internal import Essentials
+internal import Metadata
+internal import NIOCore
+internal import Protocol
+internal import RPC
+
+/// `millrace.v1.Broker/Fetch`, `FetchStream` and `ListOffsets`: committed records out.
+struct FetchService: Sendable {
+    static let path = "/millrace.v1.Broker/Fetch"
+    static let defaultMaxBytes = 1 << 20
+    static let largestMaxBytes = 32 << 20
+
+    let local: NodeID
+    let metadata: BrokerMetadata
+    let replicas: ReplicaManager
+    let peers: BrokerPeers
+
+    func register(in router: inout Router) {
+        router.register(Self.path) { call in
+            do throws(RPCError) {
+                try fetch(try call.decode(WireFetchRequest.self), for: call)
+            } catch {
+                call.fail(error)
+            }
+        }
+        router.register("/millrace.v1.Broker/FetchStream", streaming: true) { call in
+            do throws(RPCError) {
+                let request = try call.decode(WireFetchRequest.self)
+                FetchStream(request, from: try leader(of: request), call: call).start()
+            } catch {
+                call.fail(error)
+            }
+        }
+        router.register(Self.listOffsetsPath) { call in
+            do throws(RPCError) {
+                try listOffsets(try call.decode(WireListOffsetsRequest.self), for: call)
+            } catch {
+                call.fail(error)
+            }
+        }
+    }
+
+    func route(
+        _ topic: String, _ partition: Int32, image: MetadataImage
+    ) throws(RPCError) -> PartitionRoute {
+        try .find(
+            topic: topic, partition: partition, image: image, local: local, replicas: replicas)
+    }
+
+    private func leader(of request: WireFetchRequest) throws(RPCError) -> Replica {
+        let image = metadata.current
+        switch try route(request.topic, request.partition, image: image) {
+        case .here(let replica):
+            return replica
+        case .elsewhere(let leader):
+            throw PartitionRoute.notLeader(
+                topic: request.topic, partition: request.partition, leader: leader, image: image)
+        }
+    }
+
+    private func fetch(_ request: WireFetchRequest, for call: ServerCall) throws(RPCError) {
+        let image = metadata.current
+        let readable = request.readable || call.encoding == .json
+        let offset = Offset(request.offset)
+        let bound = NIOLoopBound(call, eventLoop: call.eventLoop)
+        switch try route(request.topic, request.partition, image: image) {
+        case .here(let replica):
+            replica.eventLoop.runNow {
+                PendingFetch(request, from: replica) { result in
+                    bound.eventLoop.runNow {
+                        Self.answer(bound.value, with: result, readable: readable, from: offset)
+                    }
+                }.start()
+            }
+        case .elsewhere(let leader):
+            // Whoever reads JSON has no leader to look for: ask it, in the compact form.
+            guard readable, call.header("millrace-forwarded") == nil,
+                let peer = peers.client(for: leader, in: image)
+            else {
+                throw PartitionRoute.notLeader(
+                    topic: request.topic, partition: request.partition, leader: leader,
+                    image: image)
+            }
+            var passedOn = request
+            passedOn.readable = false
+            let wait = Duration.milliseconds(max(0, request.maxWaitMs))
+            peer.unary(
+                Self.path, [try PayloadEncoding.protobuf.encode(passedOn)],
+                headers: [("millrace-forwarded", "1")],
+                timeout: wait + .seconds(10)
+            ) { answer in
+                let result = Self.outcome(of: answer)
+                bound.eventLoop.runNow {
+                    Self.answer(bound.value, with: result, readable: true, from: offset)
+                }
+            }
+        }
+    }
+
+    private static func outcome(
+        of answer: Result<ByteBuffer, RPCError>
+    ) -> Result<FetchOutcome, RPCError> {
+        do throws(RPCError) {
+            let response = try PayloadEncoding.protobuf.decode(
+                WireFetchResponse.self, from: try answer.get())
+            return .success(
+                FetchOutcome(
+                    batches: ByteBuffer(bytes: response.recordBatches),
+                    highWatermark: Offset(response.highWatermark),
+                    logStartOffset: Offset(response.logStartOffset),
+                    leaderEpoch: LeaderEpoch(response.leaderEpoch)))
+        } catch {
+            return .failure(error)
+        }
+    }
+
+    private static func answer(
+        _ call: ServerCall, with result: Result<FetchOutcome, RPCError>, readable: Bool,
+        from offset: Offset
+    ) {
+        do throws(RPCError) {
+            let outcome = try result.get()
+            guard readable else {
+                call.respond(pieces(of: outcome))
+                return
+            }
+            var response = WireFetchResponse()
+            response.highWatermark = outcome.highWatermark.rawValue
+            response.logStartOffset = outcome.logStartOffset.rawValue
+            response.leaderEpoch = outcome.leaderEpoch.rawValue
+            response.records = try ReadableRecords.records(in: outcome.batches, from: offset)
+            call.respond(response)
+        } catch {
+            call.fail(error)
+        }
+    }
+
+    /// A compact `FetchResponse`: a few bytes of head, then the batches as they are.
+    static func pieces(of outcome: FetchOutcome) -> [ByteBuffer] {
+        var head = ByteBuffer()
+        head.reserveCapacity(48)
+        head.writeProtobufField(1, varint: outcome.highWatermark.rawValue)
+        head.writeProtobufField(2, varint: outcome.logStartOffset.rawValue)
+        head.writeProtobufField(3, varint: Int64(outcome.leaderEpoch.rawValue))
+        guard outcome.batches.readableBytes > 0 else { return [head] }
+        head.writeProtobufHead(15, length: outcome.batches.readableBytes)
+        return [head, outcome.batches]
+    }
+
+    /// How many bytes an answer may hold, from what the request asks for.
+    static func maxBytes(_ requested: Int32) -> Int {
+        requested > 0 ? min(Int(requested), largestMaxBytes) : defaultMaxBytes
+    }
+}

@@ -1,0 +1,66 @@
+internal import Essentials
+internal import HashTreeCollections
+internal import Metadata
+internal import Protocol
+internal import RPC
+
+/// `millrace.v1.Broker/Metadata`: where topics and brokers are.
+struct MetadataService: Sendable {
+    let clusterID: String
+    let metadata: BrokerMetadata
+    /// The active controller as last heard of.
+    let controller: @Sendable () -> NodeID?
+
+    func register(in router: inout Router) {
+        router.unary("/millrace.v1.Broker/Metadata") {
+            (request: WireMetadataRequest, _) -> WireMetadataResponse in answer(request)
+        }
+    }
+
+    func answer(_ request: WireMetadataRequest) -> WireMetadataResponse {
+        let image = metadata.current
+        var response = WireMetadataResponse()
+        response.clusterID = clusterID
+        if let id = controller() { response.controllerID = id.rawValue }
+        response.brokers = image.brokers.values.filter { !$0.fenced }
+            .sorted { $0.id < $1.id }
+            .map { broker in
+                var node = WireBrokerNode()
+                node.id = broker.id.rawValue
+                node.host = broker.host
+                node.port = Int32(broker.port)
+                node.rack = broker.rack ?? ""
+                return node
+            }
+        guard !request.brokersOnly else { return response }
+        if request.topics.isEmpty {
+            response.topics = image.topics.values.sorted { $0.name < $1.name }.map(describe)
+        } else {
+            response.topics = request.topics.map { name in
+                if let topic = image.topic(named: name) { return describe(topic) }
+                var unknown = WireTopicMetadata()
+                unknown.name = name
+                unknown.error = ErrorCode.unknownTopicOrPartition.name
+                return unknown
+            }
+        }
+        return response
+    }
+
+    private func describe(_ topic: TopicImage) -> WireTopicMetadata {
+        var description = WireTopicMetadata()
+        description.name = topic.name
+        description.topicID = topic.id.description
+        description.partitions = topic.partitions.enumerated().map { index, state in
+            var partition = WirePartitionMetadata()
+            partition.partition = Int32(index)
+            if let leader = state.leader { partition.leader = leader.rawValue }
+            partition.leaderEpoch = state.leaderEpoch.rawValue
+            partition.replicas = state.replicas.map(\.rawValue)
+            partition.isr = state.isr.map(\.rawValue)
+            partition.eligibleLeaderReplicas = state.eligibleLeaderReplicas.map(\.rawValue)
+            return partition
+        }
+        return description
+    }
+}

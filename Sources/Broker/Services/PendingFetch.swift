@@ -1,0 +1,73 @@
+internal import Essentials
+internal import NIOCore
+internal import Protocol
+internal import RPC
+
+/// One fetch that waits until enough committed bytes are there, or its time is up (KIP-74).
+///
+/// Lives on its replica's event loop.
+final class PendingFetch: @unchecked Sendable {
+    // Sendable: made and used on the replica's event loop only.
+
+    private let replica: Replica
+    private let offset: Offset
+    private let minBytes: Int
+    private let maxBytes: Int
+    private let currentLeaderEpoch: LeaderEpoch?
+    private let maxWait: TimeAmount
+    private let completion: (Result<FetchOutcome, RPCError>) -> Void
+    private var isExpired = false
+    private var isDone = false
+    private var wait: WaitToken?
+    private var timer: Scheduled<Void>?
+
+    init(
+        _ request: WireFetchRequest, from replica: Replica,
+        completion: @escaping (Result<FetchOutcome, RPCError>) -> Void
+    ) {
+        self.replica = replica
+        offset = Offset(request.offset)
+        minBytes = max(1, Int(request.minBytes))
+        maxBytes = FetchService.maxBytes(request.maxBytes)
+        currentLeaderEpoch =
+            request.hasCurrentLeaderEpoch ? LeaderEpoch(request.currentLeaderEpoch) : nil
+        maxWait = .milliseconds(Int64(min(max(0, request.maxWaitMs), 300_000)))
+        self.completion = completion
+    }
+
+    func start() {
+        if maxWait == .zero {
+            isExpired = true
+        } else {
+            timer = replica.eventLoop.scheduleTask(in: maxWait) {
+                self.isExpired = true
+                self.attempt()
+            }
+        }
+        attempt()
+    }
+
+    private func attempt() {
+        guard !isDone else { return }
+        wait?.cancel()
+        do throws(RPCError) {
+            let outcome = try replica.fetch(
+                from: offset, maxBytes: maxBytes, currentLeaderEpoch: currentLeaderEpoch)
+            if isExpired || outcome.batches.readableBytes >= min(minBytes, maxBytes) {
+                finish(.success(outcome))
+            } else {
+                wait = replica.whenReadable(beyond: max(offset, outcome.highWatermark)) {
+                    self.attempt()
+                }
+            }
+        } catch {
+            finish(.failure(error))
+        }
+    }
+
+    private func finish(_ result: Result<FetchOutcome, RPCError>) {
+        isDone = true
+        timer?.cancel()
+        completion(result)
+    }
+}
