@@ -9,8 +9,7 @@ extension HTTP2Connection {
 
     func armKeepAlive(after duration: Duration) {
         keepAliveTask = eventLoop.scheduleTask(in: .nanoseconds(duration.nanoseconds)) {
-            [weak self] in
-            self?.checkKeepAlive()
+            self.checkKeepAlive()
         }
     }
 
@@ -50,8 +49,8 @@ extension HTTP2Connection {
             nghttp2_submit_shutdown_notice(session)
             nghttp2_submit_ping(session, flags(NGHTTP2_FLAG_NONE), Self.shutdownPing)
             setNeedsDrain()
-            _ = eventLoop.scheduleTask(in: .seconds(1)) { [weak self] in
-                self?.sendFinalGoAway()
+            _ = eventLoop.scheduleTask(in: .seconds(1)) {
+                self.sendFinalGoAway()
             }
         }
     }

@@ -306,6 +306,7 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
         stream.queuedBytes = 0
         let streamDelegate = stream.delegate
         stream.delegate = nil
+        stream.connection = nil
         streamDelegate?.streamClosed(stream, end)
         delegate?.connection(self, closed: stream)
     }

@@ -55,7 +55,9 @@ package final class HTTP2Stream {
     }
 
     package internal(set) var id: Int32
-    package unowned let connection: HTTP2Connection
+    /// Released when the stream is closed. (A weak or unowned reference would make every count of
+    /// references to the connection a slow one.)
+    package internal(set) var connection: HTTP2Connection?
     /// Released when the stream is closed.
     package var delegate: (any HTTP2StreamDelegate)?
     /// The header fields of the request, or of the response, or the trailers: whichever came last.
@@ -92,14 +94,15 @@ package final class HTTP2Stream {
     ///
     /// Once false, the delegate is told when it is true again.
     package var isWritable: Bool {
-        if queuedBytes < connection.settings.maxQueuedBytes { return !isClosed }
+        guard let connection else { return false }
+        if queuedBytes < connection.settings.maxQueuedBytes { return true }
         isWaitingForWritable = true
         return false
     }
 
     /// Sends a response's header fields, and the end of the stream with them if nothing follows.
     package func sendHeaders(_ list: HTTP2Headers, endStream: Bool = false) {
-        guard !isClosed, !hasSentHeaders else { return }
+        guard let connection, !hasSentHeaders else { return }
         hasSentHeaders = true
         if endStream { isEnding = true }
         connection.submitResponse(self, list, endStream: endStream)
@@ -107,7 +110,7 @@ package final class HTTP2Stream {
 
     /// Queues `head`, its first `headCount` bytes in memory order, then `buffers`, none of them copied.
     package func send(head: UInt64 = 0, headCount: Int = 0, _ buffers: [ByteBuffer]) {
-        guard !isClosed, !isEnding else { return }
+        guard let connection, !isEnding else { return }
         var head = Piece(head: head, headCount: headCount, body: ByteBuffer())
         for buffer in buffers where buffer.readableBytes > 0 {
             head.body = buffer
@@ -133,7 +136,7 @@ package final class HTTP2Stream {
 
     /// Ends the stream at once; what is queued is dropped.
     package func reset(_ code: HTTP2ErrorCode) {
-        guard !isClosed else { return }
+        guard let connection else { return }
         connection.submitReset(self, code)
     }
 
@@ -142,13 +145,13 @@ package final class HTTP2Stream {
     /// The connection's window is returned apart, by `HTTP2Connection.consume`.
     package func consume(_ count: Int) {
         let count = min(count, unconsumedBytes)
-        guard count > 0, !isClosed else { return }
+        guard count > 0, let connection else { return }
         unconsumedBytes -= count
         connection.consume(count, of: self)
     }
 
     private func resume() {
-        guard hasSentHeaders else { return }
+        guard let connection, hasSentHeaders else { return }
         if isDeferred {
             isDeferred = false
             connection.resume(self)

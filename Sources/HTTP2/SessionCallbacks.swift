@@ -11,11 +11,13 @@ enum SessionCallbacks {
     /// Every stream reads its body from the queue in its `HTTP2Stream`.
     static var provider: nghttp2_data_provider {
         nghttp2_data_provider(source: nghttp2_data_source(ptr: nil)) {
-            session, id, _, length, flags, _, _ in
-            guard let session, let stream = SessionCallbacks.stream(session, id), let flags else {
+            session, id, _, length, flags, _, owner in
+            guard let session, let stream = SessionCallbacks.stream(session, id), let flags,
+                let connection = SessionCallbacks.connection(owner)
+            else {
                 return Int(NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue)
             }
-            return stream.connection.readData(session, stream, length: length, flags: flags)
+            return connection.readData(session, stream, length: length, flags: flags)
         }
     }
 

@@ -25,7 +25,7 @@ final class ClientCall: @unchecked Sendable {
     var deadlineIndex = -1
     private(set) var isDone = false
     private var sink: Sink?
-    private weak var transport: ClientTransport?
+    private var transport: ClientTransport?
     private var stream: HTTP2Stream?
 
     // The answer.
@@ -102,6 +102,7 @@ final class ClientCall: @unchecked Sendable {
         // The server answered before it had the whole request: it wants no more of it.
         if let stream, stream.queuedBytes > 0 { stream.reset(.cancel) }
         transport?.done(self)
+        transport = nil
         switch sink {
         case .unary(let completion):
             completion(result)
@@ -139,7 +140,7 @@ extension ClientCall: HTTP2StreamDelegate {
     }
 
     func stream(_ stream: HTTP2Stream, received bytes: UnsafeRawBufferPointer) {
-        stream.connection.consume(bytes.count)
+        stream.connection?.consume(bytes.count)
         guard !isDone, let sink else {
             stream.consume(bytes.count)
             return
@@ -204,7 +205,7 @@ extension ClientCall: HTTP2StreamDelegate {
             if isDone { return }
         }
         // A message larger than the window would never be complete if its reader had to return it.
-        guard assembler.announcedBytes > stream.connection.settings.streamWindow / 2 else { return }
+        guard assembler.announcedBytes > (transport?.limits.streamWindow ?? 0) / 2 else { return }
         let early = assembler.heldBytes - earlyBytes
         stream.consume(early)
         credit += early

@@ -274,6 +274,7 @@ final class ClientTransport: @unchecked Sendable {
         for connection in connections {
             connection.close()
         }
+        deadlines.cancelAll()
     }
 }
 

@@ -11,7 +11,8 @@ protocol Expiring: AnyObject {
 /// The deadlines of one connection's calls, behind one timer.
 ///
 /// Most calls end long before their deadline, so adding and removing cost next to nothing: the timer
-/// is armed for the earliest deadline seen, and looks through all of them when it fires.
+/// is armed for the earliest deadline seen, and looks through all of them when it fires. The timer
+/// keeps the queue alive until `cancelAll`.
 final class DeadlineQueue: @unchecked Sendable {
     // All state is touched on `eventLoop` only.
     private let eventLoop: any EventLoop
@@ -55,7 +56,7 @@ final class DeadlineQueue: @unchecked Sendable {
         if let armedFor, armedFor <= deadline { return }
         timer?.cancel()
         armedFor = deadline
-        timer = eventLoop.scheduleTask(deadline: deadline) { [weak self] in self?.fire() }
+        timer = eventLoop.scheduleTask(deadline: deadline) { self.fire() }
     }
 
     private func fire() {

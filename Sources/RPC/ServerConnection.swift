@@ -22,6 +22,9 @@ final class ServerConnection: @unchecked Sendable {
     private var completeBytes = 0
     /// Received bytes whose part of the window the peer has not got back.
     private var withheldBytes = 0
+    /// Called when the connection has ended.
+    var endHandlers: [@Sendable () -> Void] = []
+    private(set) var hasEnded = false
 
     init(routes: RouteTable, limits: RPCLimits, channel: any Channel, logger: Logger) {
         self.routes = routes
@@ -105,6 +108,10 @@ extension ServerConnection: HTTP2ConnectionDelegate {
     func connectionEnded(_ connection: HTTP2Connection, _ end: HTTP2ConnectionEnd) {
         http2 = nil
         deadlines.cancelAll()
+        hasEnded = true
+        let handlers = endHandlers
+        endHandlers = []
+        for handler in handlers { handler() }
         switch end {
         case .local: break
         case .peer, .keepAliveTimeout, .protocolViolation:
