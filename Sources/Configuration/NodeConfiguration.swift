@@ -87,18 +87,22 @@ package struct NodeConfiguration: Hashable, Sendable {
 extension NodeConfiguration {
     /// Reads the settings of one node: a file's, then the environment's, then `key=value` overrides,
     /// where a later one wins; then checks them together.
+    ///
+    /// - Parameter role: what the process was started as; `process.roles` may be left out then.
     package static func load(
-        file: String?, environment: [String: String], overrides: [String]
+        file: String?, environment: [String: String], overrides: [String], role: Role? = nil
     ) throws(ConfigurationError) -> NodeConfiguration {
         var text: String?
         if let file { text = try readFile(file) }
         return try load(
-            properties: text, path: file ?? "", environment: environment, overrides: overrides)
+            properties: text, path: file ?? "", environment: environment, overrides: overrides,
+            role: role)
     }
 
     /// `load` for settings already in memory; `path` is the name errors give them.
     package static func load(
-        properties: String?, path: String, environment: [String: String], overrides: [String]
+        properties: String?, path: String, environment: [String: String], overrides: [String],
+        role: Role? = nil
     ) throws(ConfigurationError) -> NodeConfiguration {
         var configuration = NodeConfiguration()
         if let properties {
@@ -121,6 +125,7 @@ extension NodeConfiguration {
                 argument[..<separator].trimmingBlanks,
                 to: argument[argument.index(after: separator)...].trimmingBlanks, from: origin)
         }
+        if let role { try configuration.assume(role) }
         configuration.deriveDefaults()
         try configuration.validate()
         return configuration
@@ -129,6 +134,20 @@ extension NodeConfiguration {
     /// Every key with its value as text and where it came from, in the order of `keys`.
     package var settings: [(key: ConfigurationKey, value: String, origin: ConfigurationOrigin)] {
         Self.keys.map { ($0, $0.show(self), origin(of: $0.name)) }
+    }
+
+    private mutating func assume(_ role: Role) throws(ConfigurationError) {
+        guard let origin = origins["process.roles"] else {
+            return try set(
+                "process.roles", to: role.rawValue,
+                from: .commandLine(argument: "process.roles=\(role.rawValue)"))
+        }
+        guard role == self.role else {
+            throw .contradiction(
+                at: origin,
+                problem: "process.roles is \(self.role.rawValue), but this is a \(role.rawValue)",
+                fix: "start it with 'millrace \(self.role.rawValue)'")
+        }
     }
 
     func origin(of key: String) -> ConfigurationOrigin { origins[key] ?? .builtIn }

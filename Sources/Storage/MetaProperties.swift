@@ -152,6 +152,27 @@ package struct MetaProperties: Hashable, Sendable {
     }
 }
 
+extension MetaProperties {
+    /// Shows, by doing so, that this process can write to `directory` and that there is room.
+    package static func verifyWritable(_ directory: String) throws(MetaPropertiesError) {
+        let path = directory + "/.writable-\(getpid())"
+        let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else {
+            throw .failed(path: directory, doing: "write to", code: errno)
+        }
+        defer {
+            close(descriptor)
+            unlink(path)
+        }
+        // Enough to need a block of its own.
+        let bytes = [UInt8](repeating: 0, count: 65_536)
+        let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+        guard count == bytes.count, fsync(descriptor) == 0 else {
+            throw .failed(path: directory, doing: "write to", code: count < 0 ? errno : ENOSPC)
+        }
+    }
+}
+
 /// Why a directory may not be used by a node; prints as one line that says what to do.
 package enum MetaPropertiesError: Error, Hashable, Sendable {
     case notFormatted(directory: String)

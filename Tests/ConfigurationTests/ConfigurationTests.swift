@@ -222,6 +222,17 @@ private func complaint(
                 .hasPrefix("a.properties:3: controller.quorum.voters lists node 1 twice"))
     }
 
+    @Test func aProcessStartedAsTheOtherRoleIsRefused() throws {
+        let load = { (properties: String, role: NodeConfiguration.Role) in
+            try NodeConfiguration.load(
+                properties: properties, path: "a.properties", environment: [:], overrides: [],
+                role: role)
+        }
+        let voters = "node.id=1\ncontroller.quorum.voters=2@a:1"
+        #expect(try load(voters, .broker).role == .broker)
+        #expect(throws: ConfigurationError.self) { try load(broker, .controller) }
+    }
+
     @Test func aFileThatIsNotThereIsNamed() {
         #expect(throws: ConfigurationError.self) {
             try NodeConfiguration.load(
