@@ -1,0 +1,183 @@
+import ArgumentParser
+import Millrace
+
+/// `millrace topic`: create, list, describe and delete topics.
+struct TopicCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "topic", abstract: "Create, list, describe and delete topics.",
+        subcommands: [
+            TopicCreateCommand.self, TopicListCommand.self, TopicDescribeCommand.self,
+            TopicDeleteCommand.self,
+        ])
+}
+
+struct TopicCreateCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "create", abstract: "Create a topic.")
+
+    @Argument(help: "The topic's name.")
+    var topic: String
+
+    @Option(help: "How many partitions; 1 unless given.")
+    var partitions: Int32?
+
+    @Option(help: "Replicas of each partition; 3, or as many as there are brokers, unless given.")
+    var replicationFactor: Int32?
+
+    @Option(
+        name: .long, parsing: .singleValue,
+        help: ArgumentHelp(
+            "A topic config, such as min.insync.replicas=2; repeatable.", valueName: "key=value"))
+    var config: [String] = []
+
+    @Flag(help: "A topic that exists already is fine.")
+    var ifNotExists = false
+
+    @OptionGroup var client: ClientOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if let partitions, partitions < 1 {
+            throw ValidationError("--partitions must be at least 1.")
+        }
+        if let replicationFactor, replicationFactor < 1 {
+            throw ValidationError("--replication-factor must be at least 1.")
+        }
+        for entry in config where !entry.dropFirst().contains("=") {
+            throw ValidationError("--config takes key=value, not '\(entry)'.")
+        }
+    }
+
+    func run() async throws {
+        try await client.withClient { client in
+            let admin = Admin(client: client)
+            do {
+                _ = try await admin.createTopic(
+                    NewTopic(
+                        name: topic, partitions: partitions, replicationFactor: replicationFactor,
+                        configs: configs))
+            } catch let error as MillraceError
+                where ifNotExists && error.code == "TOPIC_ALREADY_EXISTS"
+            {
+                // What was asked for is there.
+            }
+            let created = try await admin.waitUntilLed(topic)
+            let factor = created.partitions.first?.replicas.count ?? 0
+            printResult(
+                output.output,
+                json: .object([
+                    ("name", .string(created.name)), ("topicId", .string(created.id)),
+                    ("partitions", JSONValue(created.partitions.count)),
+                    ("replicationFactor", JSONValue(factor)),
+                ]),
+                text: [
+                    "Created topic \(created.name): \(created.partitions.count) partitions,"
+                        + " replication factor \(factor), id \(created.id)"
+                ])
+        }
+    }
+
+    private var configs: [String: String] {
+        var configs: [String: String] = [:]
+        for entry in config {
+            guard let separator = entry.firstIndex(of: "=") else { continue }
+            configs[String(entry[..<separator])] =
+                String(entry[entry.index(after: separator)...])
+        }
+        return configs
+    }
+}
+
+struct TopicListCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list", abstract: "List all topics.")
+
+    @OptionGroup var client: ClientOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        let topics = try await client.withClient { try await Admin(client: $0).listTopics() }
+        var table = Table("TOPIC", "PARTITIONS", "REPLICAS", "ID")
+        for topic in topics {
+            table.add(
+                topic.name, "\(topic.partitions.count)",
+                "\(topic.partitions.first?.replicas.count ?? 0)", topic.id)
+        }
+        let json = topics.map { topic in
+            JSONValue.object([
+                ("name", .string(topic.name)), ("topicId", .string(topic.id)),
+                ("partitions", JSONValue(topic.partitions.count)),
+                ("replicationFactor", JSONValue(topic.partitions.first?.replicas.count ?? 0)),
+            ])
+        }
+        printResult(
+            output.output, json: .object([("topics", .array(json))]),
+            text: topics.isEmpty ? ["There are no topics."] : table.lines)
+    }
+}
+
+struct TopicDescribeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "describe", abstract: "Show a topic's partitions, leaders and replicas.")
+
+    @Argument(help: "The topic's name.")
+    var topic: String
+
+    @OptionGroup var client: ClientOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        let name = topic
+        let topic = try await client.withClient {
+            try await Admin(client: $0).describeTopic(name)
+        }
+        var table = Table("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "ELR")
+        for partition in topic.partitions {
+            table.add(
+                "\(partition.partition)", partition.leader.map { "\($0)" } ?? "none",
+                "\(partition.leaderEpoch)", list(partition.replicas), list(partition.isr),
+                list(partition.eligibleLeaderReplicas))
+        }
+        let partitions = topic.partitions.map(\.json)
+        printResult(
+            output.output,
+            json: .object([
+                ("name", .string(topic.name)), ("topicId", .string(topic.id)),
+                ("partitions", .array(partitions)),
+            ]),
+            text: ["Topic \(topic.name), id \(topic.id)"] + table.lines)
+    }
+
+    private func list(_ ids: [Int32]) -> String {
+        ids.isEmpty ? "-" : ids.map { "\($0)" }.joined(separator: ",")
+    }
+}
+
+struct TopicDeleteCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "delete", abstract: "Delete a topic with all its records.")
+
+    @Argument(help: "The topic's name.")
+    var topic: String
+
+    @OptionGroup var client: ClientOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        try await client.withClient { try await Admin(client: $0).deleteTopic(topic) }
+        printResult(
+            output.output, json: .object([("name", .string(topic)), ("deleted", .bool(true))]),
+            text: ["Deleted topic \(topic)"])
+    }
+}
+
+extension PartitionDescription {
+    fileprivate var json: JSONValue {
+        let fields: [(String, JSONValue)] = [
+            ("partition", JSONValue(partition)), ("leader", JSONValue(leader)),
+            ("leaderEpoch", JSONValue(leaderEpoch)), ("replicas", JSONValue(replicas)),
+            ("isr", JSONValue(isr)), ("eligibleLeaderReplicas", JSONValue(eligibleLeaderReplicas)),
+        ]
+        return .object(fields)
+    }
+}
