@@ -1,0 +1,198 @@
+import Glibc
+
+/// This machine's file systems, by system calls.
+package struct LocalFileSystem: FileSystem {
+    package init() {}
+
+    package func open(_ path: String, _ mode: FileMode) throws(FileError) -> any File {
+        let flags =
+            switch mode {
+            case .readOnly: O_RDONLY
+            case .readWrite: O_RDWR
+            case .create: O_RDWR | O_CREAT | O_TRUNC
+            }
+        let descriptor = try call("open", path) { Glibc.open(path, flags | O_CLOEXEC, 0o644) }
+        return LocalFile(descriptor: descriptor, path: path)
+    }
+
+    package func size(of path: String) throws(FileError) -> Int? {
+        guard let status = try status(of: path) else { return nil }
+        guard status.st_mode & S_IFMT == S_IFREG else {
+            throw FileError("use as a file", path, code: EISDIR)
+        }
+        return Int(status.st_size)
+    }
+
+    package func isDirectory(_ path: String) throws(FileError) -> Bool {
+        guard let status = try status(of: path) else { return false }
+        return status.st_mode & S_IFMT == S_IFDIR
+    }
+
+    private func status(of path: String) throws(FileError) -> stat? {
+        var status = stat()
+        if stat(path, &status) == 0 { return status }
+        let code = errno
+        guard code == ENOENT || code == ENOTDIR else {
+            throw FileError("look at", path, code: code)
+        }
+        return nil
+    }
+
+    package func contents(of directory: String) throws(FileError) -> [String] {
+        guard let stream = opendir(directory) else {
+            throw FileError("list", directory, code: errno)
+        }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while true {
+            errno = 0
+            guard let entry = readdir(stream) else {
+                let code = errno
+                guard code == 0 else { throw FileError("list", directory, code: code) }
+                break
+            }
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names.sorted()
+    }
+
+    package func makeDirectory(_ path: String) throws(FileError) {
+        if mkdir(path, 0o755) == 0 { return }
+        let code = errno
+        if code == EEXIST, try isDirectory(path) { return }
+        throw FileError("make the directory", path, code: code)
+    }
+
+    package func rename(_ path: String, to newPath: String) throws(FileError) {
+        try call("rename", path) { Glibc.rename(path, newPath) }
+    }
+
+    package func remove(_ path: String) throws(FileError) {
+        if unlink(path) == 0 { return }
+        let code = errno
+        if code != ENOENT { throw FileError("remove", path, code: code) }
+    }
+
+    package func removeDirectory(_ path: String) throws(FileError) {
+        try call("remove", path) { rmdir(path) }
+    }
+
+    package func syncDirectory(_ path: String) throws(FileError) {
+        let descriptor = try call("open", path) {
+            Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        }
+        defer { close(descriptor) }
+        try call("sync", path) { fsync(descriptor) }
+    }
+
+    package func lock(_ path: String) throws(FileError) -> (any FileLock)? {
+        let descriptor = try call("open", path) {
+            Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+        }
+        while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+            let code = errno
+            if code == EINTR { continue }
+            close(descriptor)
+            if code == EWOULDBLOCK { return nil }
+            throw FileError("lock", path, code: code)
+        }
+        return LocalFileLock(descriptor: descriptor)
+    }
+}
+
+/// Repeats `body` while it is interrupted.
+@discardableResult
+private func call<T: SignedInteger>(
+    _ operation: String, _ path: String, _ body: () -> T
+) throws(FileError) -> T {
+    while true {
+        let result = body()
+        if result >= 0 { return result }
+        let code = errno
+        if code != EINTR { throw FileError(operation, path, code: code) }
+    }
+}
+
+private final class LocalFile: File {
+    private let descriptor: Int32
+    private let path: String
+
+    init(descriptor: Int32, path: String) {
+        self.descriptor = descriptor
+        self.path = path
+    }
+
+    deinit {
+        close(descriptor)
+    }
+
+    func size() throws(FileError) -> Int {
+        var status = stat()
+        try call("look at", path) { fstat(descriptor, &status) }
+        return Int(status.st_size)
+    }
+
+    func read(
+        into buffer: UnsafeMutableRawBufferPointer, at position: Int
+    ) throws(FileError) -> Int {
+        var done = 0
+        while done < buffer.count {
+            let count = try call("read", path) {
+                pread(
+                    descriptor, buffer.baseAddress?.advanced(by: done), buffer.count - done,
+                    off_t(position + done))
+            }
+            if count == 0 { break }
+            done += count
+        }
+        return done
+    }
+
+    func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError) {
+        var done = 0
+        while done < bytes.count {
+            let count = try call("write", path) {
+                pwrite(
+                    descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
+                    off_t(position + done))
+            }
+            // It is not said to happen, and must not become an endless loop.
+            guard count > 0 else { throw FileError("write", path, code: EIO) }
+            done += count
+        }
+    }
+
+    func truncate(to size: Int) throws(FileError) {
+        try call("truncate", path) { ftruncate(descriptor, off_t(size)) }
+    }
+
+    func syncData() throws(FileError) {
+        try call("sync", path) { fdatasync(descriptor) }
+    }
+
+    func sync() throws(FileError) {
+        try call("sync", path) { fsync(descriptor) }
+    }
+}
+
+private final class LocalFileLock: FileLock, @unchecked Sendable {
+    // Closed once: whoever unlocks also owns the only reference, or goes through `deinit`.
+    private var descriptor: Int32
+
+    init(descriptor: Int32) {
+        self.descriptor = descriptor
+    }
+
+    deinit {
+        unlock()
+    }
+
+    func unlock() {
+        guard descriptor >= 0 else { return }
+        close(descriptor)
+        descriptor = -1
+    }
+}

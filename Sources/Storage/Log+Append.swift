@@ -1,0 +1,184 @@
+package import Essentials
+package import NIOCore
+package import Records
+
+extension Log {
+    /// Appends what a client sent, stamped with offsets and the leader's epoch.
+    ///
+    /// - Parameters:
+    ///   - batches: what `RecordBatches.validateForAppend` has checked.
+    ///   - headers: what that returned.
+    /// - Returns: the records' offsets.
+    @discardableResult
+    package func appendAsLeader(
+        _ batches: ByteBuffer, headers: [RecordBatchHeader], leaderEpoch: LeaderEpoch
+    ) throws(LogError) -> Range<Offset> {
+        try checkWritable()
+        guard leaderEpoch >= epochs.latest else {
+            throw .epochFell(from: epochs.latest, to: leaderEpoch)
+        }
+        var batches = batches
+        var headers = headers
+        var next = logEndOffset
+        var index = batches.readerIndex
+        for number in headers.indices {
+            RecordBatchHeader.stamp(
+                &batches, at: index, baseOffset: next, leaderEpoch: leaderEpoch)
+            headers[number].baseOffset = next
+            headers[number].leaderEpoch = leaderEpoch
+            next = headers[number].nextOffset
+            index += headers[number].totalSize
+        }
+        invariant(
+            index == batches.writerIndex,
+            "headers of \(index - batches.readerIndex) bytes for \(batches.readableBytes)")
+        let range = try append(batches, headers)
+        recent.append(batches, offsets: range)
+        return range
+    }
+
+    /// Appends what a leader sent, after checking that it is whole and follows on the log.
+    ///
+    /// - Parameter limit: the epoch that is followed; no batch may be of a newer one.
+    /// - Returns: the records' offsets.
+    @discardableResult
+    package func appendAsFollower(
+        _ batches: ByteBuffer, leaderEpoch limit: LeaderEpoch? = nil
+    ) throws(LogError) -> Range<Offset> {
+        try checkWritable()
+        let headers: [RecordBatchHeader]
+        do throws(RecordError) {
+            headers = try RecordBatches.headers(of: batches)
+        } catch {
+            throw .refused(error)
+        }
+        guard !headers.isEmpty else { throw .refused(.noBatches) }
+        var next = logEndOffset
+        // An empty epoch of our own, that of a leader which never appended, does not count.
+        var epoch = lastBatchEpoch
+        for header in headers {
+            guard
+                header.baseOffset == next || (config.allowsOffsetGaps && header.baseOffset > next)
+            else {
+                throw .notContiguous(expected: next, found: header.baseOffset)
+            }
+            guard header.leaderEpoch >= epoch else {
+                throw .epochFell(from: epoch, to: header.leaderEpoch)
+            }
+            if let limit, header.leaderEpoch > limit {
+                throw .epochTooNew(header.leaderEpoch, limit: limit)
+            }
+            epoch = header.leaderEpoch
+            next = header.nextOffset
+        }
+        if let first = headers.first, first.leaderEpoch < epochs.latest,
+            epochs.truncate(to: logEndOffset)
+        {
+            epochsVersion += 1
+        }
+        let range = try append(batches, headers)
+        // They are part of an answer with other partitions' batches, too large to be kept for these.
+        recent.removeAll()
+        return range
+    }
+
+    private func append(
+        _ batches: ByteBuffer, _ headers: [RecordBatchHeader]
+    ) throws(LogError) -> Range<Offset> {
+        guard let first = headers.first, let last = headers.last else {
+            return logEndOffset..<logEndOffset
+        }
+        let segmentCount = segments.count
+        let started = active
+        let mark = try started.mark()
+        do throws(LogError) {
+            var start = 0
+            var position = batches.readerIndex
+            while start < headers.count {
+                // At least one batch, and as many more as the segment has room for.
+                try rollIfFull(for: headers[start])
+                var end = start
+                var bytes = 0
+                repeat {
+                    bytes += headers[end].totalSize
+                    end += 1
+                } while end < headers.count && fits(headers[end], after: bytes)
+                try write(batches, position..<(position + bytes), headers[start..<end])
+                position += bytes
+                start = end
+            }
+        } catch {
+            if segments.count == segmentCount, started.size == mark.size {
+                if case .offline = error { throw goOffline(error) }
+                throw error
+            }
+            try undoAppend(error, segmentCount: segmentCount, started, mark)
+            throw error
+        }
+        let range = first.baseOffset..<last.nextOffset
+        logEndOffset = range.upperBound
+        lastBatchEpoch = last.leaderEpoch
+        for header in headers where header.leaderEpoch > epochs.latest {
+            assignEpoch(header.leaderEpoch, startOffset: header.baseOffset)
+        }
+        return range
+    }
+
+    private func write(
+        _ batches: ByteBuffer, _ range: Range<Int>, _ headers: ArraySlice<RecordBatchHeader>
+    ) throws(LogError) {
+        let from = range.lowerBound - batches.readerIndex
+        let segment = active
+        try batches.withUnsafeReadableBytes { bytes -> Result<Void, LogError> in
+            do throws(LogError) {
+                return .success(
+                    try segment.append(
+                        UnsafeRawBufferPointer(rebasing: bytes[from..<(from + range.count)]),
+                        headers: headers))
+            } catch {
+                return .failure(error)
+            }
+        }.get()
+    }
+
+    /// Takes back the part of an append that went well before the rest failed.
+    private func undoAppend(
+        _ failure: LogError, segmentCount: Int, _ started: Segment,
+        _ mark: (size: Int, index: SegmentIndex.Mark)
+    ) throws(LogError) {
+        do throws(FileError) {
+            while segments.count > segmentCount {
+                try active.remove()
+                segments.removeLast()
+            }
+            try started.undo(to: mark)
+        } catch {
+            throw goOffline(.offline("\(failure); then \(error)"))
+        }
+        if case .offline = failure { throw goOffline(failure) }
+    }
+
+    // MARK: Segments
+
+    private func rollIfFull(for header: RecordBatchHeader) throws(LogError) {
+        guard active.size > 0, !fits(header, after: 0) else { return }
+        let full = active
+        let next = try io { () throws(FileError) in
+            try Segment.create(
+                baseOffset: header.baseOffset, directory: directory, fileSystem: fileSystem,
+                interval: config.indexIntervalBytes)
+        }
+        full.writeIndex()
+        segments.append(next)
+        noteRead(full)
+        // The new file counts once its directory entry is durable, with the next flush.
+        directoryChanges.made += 1
+    }
+
+    /// Whether a batch still belongs in the segment, when `bytes` have been added to it.
+    private func fits(_ header: RecordBatchHeader, after bytes: Int) -> Bool {
+        let size = active.size + bytes + header.totalSize
+        return size <= min(config.segmentBytes, Int(Int32.max))
+            && header.lastOffset - active.baseOffset <= Int64(Int32.max)
+    }
+}

@@ -1,0 +1,142 @@
+package import Essentials
+import Synchronization
+
+/// What has to be synced so that a log is durable up to some offset; may be taken to any thread.
+package struct FlushTicket: Sendable {
+    struct Work: Sendable {
+        let file: any File
+        let segment: Offset
+        let size: Int
+    }
+
+    /// How often the log had been truncated: the ticket says nothing about it after the next time.
+    let generation: UInt64
+    /// What is durable once the ticket is performed.
+    package let end: Offset
+    let directory: String
+    let fileSystem: any FileSystem
+    let health: StorageHealth
+    var work: [Work]
+    /// The changes to the folder that are durable once it is performed; `nil` if all are already.
+    var directoryChanges: UInt64?
+    var epochs: (file: EpochFile, bytes: [UInt8], version: UInt64)?
+
+    /// Whether there is nothing to sync.
+    package var isEmpty: Bool { work.isEmpty && directoryChanges == nil && epochs == nil }
+
+    /// Syncs; blocks until that is done.
+    ///
+    /// - Throws: `LogError.offline` when anything failed. That is final: the whole log directory is
+    ///   taken offline, and no later flush succeeds.
+    package func perform() throws(LogError) {
+        try health.check()
+        do throws(FileError) {
+            if let (file, bytes, version) = epochs {
+                do throws(FileError) {
+                    try file.write(bytes, version: version)
+                } catch {
+                    // The batches tell the epochs too; what is asked for here is that they last.
+                    guard error.isOutOfSpace else { throw error }
+                }
+            }
+            // A segment counts only once it can be found.
+            if directoryChanges != nil { try fileSystem.syncDirectory(directory) }
+            for work in work { try work.file.syncData() }
+        } catch {
+            health.fail("\(error)")
+            try health.check()
+        }
+    }
+
+    /// Takes on what `older`, a ticket for the same log, asks for.
+    mutating func merge(_ older: FlushTicket) {
+        let known = Set(work.map(\.segment))
+        work = older.work.filter { !known.contains($0.segment) } + work
+        directoryChanges = directoryChanges ?? older.directoryChanges
+        if epochs == nil { epochs = older.epochs }
+    }
+}
+
+extension Log {
+    /// What there is to sync now.
+    ///
+    /// Perform it on another thread, `LogFlusher` for one, and give it to `completeFlush` here.
+    package func prepareFlush() -> FlushTicket {
+        var work: [FlushTicket.Work] = []
+        for segment in segments.reversed() {
+            // Older segments were flushed before newer ones came to be, as a rule.
+            guard !segment.isDurable else {
+                if segment !== active { break }
+                continue
+            }
+            guard let file = try? segment.open() else { continue }
+            work.append(
+                FlushTicket.Work(file: file, segment: segment.baseOffset, size: segment.size))
+        }
+        work.reverse()
+        let changes = directoryChanges
+        return FlushTicket(
+            generation: generation, end: logEndOffset, directory: directory,
+            fileSystem: fileSystem, health: health, work: work,
+            directoryChanges: changes.made > changes.durable ? changes.made : nil,
+            epochs: epochsVersion > epochFile.writtenVersion
+                ? (epochFile, epochs.encoded, epochsVersion) : nil)
+    }
+
+    /// Takes note that `ticket` was performed, and returns what is durable now.
+    ///
+    /// A ticket from before a truncation changes nothing: its bytes may be gone.
+    @discardableResult
+    package func completeFlush(_ ticket: FlushTicket) -> Offset {
+        guard ticket.generation == generation else { return durableOffset }
+        for work in ticket.work {
+            let index = segments.lastIndex { $0.baseOffset == work.segment }
+            if let index {
+                segments[index].durableSize = max(segments[index].durableSize, work.size)
+            }
+        }
+        if let changes = ticket.directoryChanges {
+            directoryChanges.durable = max(directoryChanges.durable, changes)
+        }
+        durableOffset = max(durableOffset, ticket.end)
+        return durableOffset
+    }
+
+    /// Makes everything durable; blocks until that is done. For shutting down, and for tests.
+    package func flush() throws(LogError) {
+        let ticket = prepareFlush()
+        try ticket.perform()
+        completeFlush(ticket)
+    }
+
+    /// What a `LogDirectory` should note of this log; `nil` while the log can't be relied on.
+    package func checkpoint(highWatermark: Offset) -> LogCheckpoint? {
+        guard refusal == nil else { return nil }
+        return LogCheckpoint(
+            recoveryPoint: durableOffset, highWatermark: min(highWatermark, durableOffset),
+            generation: generation)
+    }
+}
+
+/// The file with a log's leader epochs; the newest version stays, whichever thread comes last.
+final class EpochFile: Sendable {
+    private let directory: String
+    private let fileSystem: any FileSystem
+    private let written = Mutex<UInt64>(0)
+
+    init(directory: String, fileSystem: any FileSystem) {
+        self.directory = directory
+        self.fileSystem = fileSystem
+    }
+
+    /// The newest version that is in the file, durably.
+    var writtenVersion: UInt64 { written.withLock { $0 } }
+
+    func write(_ bytes: [UInt8], version: UInt64) throws(FileError) {
+        try written.withLock { written throws(FileError) in
+            guard version > written else { return }
+            try fileSystem.replaceFile(EpochCache.fileName, in: directory, with: bytes)
+            written = version
+        }
+    }
+}

@@ -1,0 +1,160 @@
+package import Essentials
+import Records
+
+extension Log {
+    /// Cuts the log so that it ends at `offset`, or at the start of the batch that `offset` is in.
+    ///
+    /// The cut is durable when this returns. Leader epochs that would start at the new end or above
+    /// are forgotten, also when nothing else is cut off. A damaged log that is truncated to where the
+    /// damage starts, or below, takes appends again.
+    package func truncate(to offset: Offset) throws(LogError) {
+        try checkMayTruncate()
+        guard offset >= logStartOffset else {
+            throw .offsetOutOfRange(offset, valid: logStartOffset...logEndOffset)
+        }
+        let isDamaged = refusal != nil
+        guard offset < logEndOffset || isDamaged else {
+            if epochs.truncate(to: logEndOffset) { try epochsChanged() }
+            return
+        }
+        let number = segmentIndex(for: offset)
+        let segment = segments[number]
+        let (position, end) = try cut(of: segment, at: min(offset, logEndOffset))
+        generation += 1
+        // First, or a crash would leave a log shorter than what is said to be known of it.
+        try store?.willTruncate(folder, to: end, generation: generation)
+        recent.truncate(to: end)
+        do throws(LogError) {
+            try removeSegments(after: number)
+            try segment.truncate(to: position)
+        } catch {
+            throw goOffline(error)
+        }
+        logEndOffset = end
+        durableOffset = min(durableOffset, end)
+        epochs.truncate(to: end)
+        lastBatchEpoch = end > logStartOffset ? epochs.epoch(at: end + -1) : .none
+        try epochsChanged()
+        try clearDamage()
+    }
+
+    /// Empties the log; it goes on at `offset`, which becomes its start.
+    ///
+    /// The old records are gone durably when this returns, and no epoch is known any more.
+    package func truncateFully(andStartAt offset: Offset) throws(LogError) {
+        try checkMayTruncate()
+        generation += 1
+        try store?.willTruncate(folder, to: 0, generation: generation)
+        try store?.setLogStart(folder, to: nil)
+        recent.removeAll()
+        do throws(LogError) {
+            try removeSegments(after: 0)
+            try io { () throws(FileError) in
+                try active.remove()
+                segments = [
+                    try Segment.create(
+                        baseOffset: offset, directory: directory, fileSystem: fileSystem,
+                        interval: config.indexIntervalBytes)
+                ]
+                try fileSystem.syncDirectory(directory)
+            }
+        } catch {
+            throw goOffline(error)
+        }
+        directoryChanges.durable = directoryChanges.made
+        logStartOffset = offset
+        logEndOffset = offset
+        durableOffset = offset
+        epochs.removeAll()
+        lastBatchEpoch = .none
+        try epochsChanged()
+        try clearDamage()
+    }
+
+    /// Moves the log start up to `offset`: the records below may not be read any more, and segments
+    /// that hold no others are removed.
+    ///
+    /// The caller sees to it that `offset` is committed. Durable when this returns.
+    package func advanceLogStart(to offset: Offset) throws(LogError) {
+        try checkWritable()
+        guard offset <= durableOffset else {
+            throw .offsetOutOfRange(offset, valid: logStartOffset...durableOffset)
+        }
+        guard offset > logStartOffset else { return }
+        // First, or a crash would bring back what was removed.
+        try store?.setLogStart(folder, to: offset)
+        logStartOffset = offset
+        if epochs.advanceStart(to: offset) { epochsVersion += 1 }
+        let obsolete = segmentIndex(for: offset)
+        guard obsolete > 0 else { return }
+        try io { () throws(FileError) in
+            // The oldest first: what is left is always without a gap.
+            for _ in 0..<obsolete {
+                try segments[0].remove()
+                segments.removeFirst()
+            }
+            try fileSystem.syncDirectory(directory)
+        }
+    }
+
+    private func checkMayTruncate() throws(LogError) {
+        try health.check()
+        guard let refusal else { return }
+        // Damage is what truncation is the way out of.
+        guard case .damaged = refusal else { throw refusal }
+    }
+
+    /// Where `segment` has to be cut so that the log ends at `offset` or in front of its batch.
+    private func cut(
+        of segment: Segment, at offset: Offset
+    ) throws(LogError) -> (position: Int, end: Offset) {
+        let start = try segment.loadIndex().position(for: offset)
+        var scanner = try segment.scanner(from: start, checksCRC: false)
+        while true {
+            switch try io({ () throws(FileError) in try scanner.next() }) {
+            case .batch(let header, let position):
+                if header.nextOffset > offset { return (position, min(offset, header.baseOffset)) }
+            case .end(let position):
+                return (position, offset)
+            case .flaw(let error, let position):
+                throw .corruptBatch(segment: segment.path, position: position, error)
+            }
+        }
+    }
+
+    /// Removes the segments that follow segment `number`, and those set aside, durably.
+    private func removeSegments(after number: Int) throws(LogError) {
+        guard segments.count > number + 1 || !setAside.isEmpty else { return }
+        try io { () throws(FileError) in
+            // The newest first: a crash in between leaves no gap.
+            for name in setAside.reversed() {
+                for file in [name.offsetIndex, name.timeIndex, name.log] {
+                    try fileSystem.remove("\(directory)/\(file)")
+                }
+            }
+            setAside = []
+            while segments.count > number + 1 {
+                try active.remove()
+                segments.removeLast()
+            }
+            try fileSystem.syncDirectory(directory)
+        }
+    }
+
+    /// Writes the epochs down at once, since the batches would not tell them all.
+    private func epochsChanged() throws(LogError) {
+        epochsVersion += 1
+        try io { () throws(FileError) in
+            try epochFile.write(epochs.encoded, version: epochsVersion)
+        }
+    }
+
+    private func clearDamage() throws(LogError) {
+        guard refusal != nil else { return }
+        try io { () throws(FileError) in
+            try fileSystem.remove("\(directory)/\(LogRecovery.damageMarker)")
+            try fileSystem.syncDirectory(directory)
+        }
+        refusal = nil
+    }
+}

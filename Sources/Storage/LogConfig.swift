@@ -1,0 +1,14 @@
+/// How one log is laid out on disk.
+package struct LogConfig: Sendable, Hashable {
+    /// A segment that would grow past this many bytes is closed and a new one started; only a
+    /// single batch that is larger makes a larger segment (`segment.bytes`).
+    package var segmentBytes = 1 << 30
+    /// The bytes between two entries of the offset index (`index.interval.bytes`).
+    package var indexIntervalBytes = 4_096
+    /// The most bytes of just-appended batches that are kept in memory for readers at the end.
+    package var tailBytes = 1 << 20
+    /// Whether offsets may be missing between batches, as they are after compaction.
+    package var allowsOffsetGaps = false
+
+    package init() {}
+}

@@ -1,0 +1,273 @@
+package import Essentials
+import Synchronization
+
+/// One of a node's log directories: a lock, the marks of a clean stop, what is known of each log in
+/// it, and the logs' folders.
+///
+/// May be used from any thread; the calls that write block until that is durable.
+package final class LogDirectory: LogCheckpointStore {
+    package static let lockFile = ".lock"
+    package static let cleanShutdownFile = ".clean-shutdown"
+    /// What the name of a folder ends in whose log is deleted and whose files may still be there.
+    package static let deletedSuffix = ".delete"
+
+    package let path: String
+    package let fileSystem: any FileSystem
+    /// Turns bad when the directory's disk fails; nothing in it takes records then.
+    package let health = StorageHealth()
+    /// Whether the last process that used the directory stopped in order.
+    package let wasCleanShutdown: Bool
+    /// The broker epoch that the last process noted when it stopped in order.
+    package let lastBrokerEpoch: BrokerEpoch?
+    private let lock: any FileLock
+    private let state: Mutex<State>
+
+    private struct State {
+        var checkpoints: DirectoryCheckpoints
+        /// Logs whose state on disk may not be that of a clean stop.
+        var unsettled: Set<String>
+        /// How often each log was truncated while open.
+        var generations: [String: UInt64] = [:]
+        var isClosed = false
+    }
+
+    private init(
+        path: String, fileSystem: any FileSystem, lock: any FileLock, cleanMarker: [UInt8]?,
+        checkpoints: DirectoryCheckpoints, folders: [String]
+    ) {
+        self.path = path
+        self.fileSystem = fileSystem
+        self.lock = lock
+        wasCleanShutdown = cleanMarker != nil
+        lastBrokerEpoch = cleanMarker.flatMap { Self.brokerEpoch(in: $0) }
+        state = Mutex(
+            State(
+                checkpoints: checkpoints,
+                unsettled: cleanMarker == nil ? Set(folders) : []))
+    }
+
+    /// Opens the directory, making it if need be, and locks it against all others.
+    ///
+    /// The mark of a clean stop is taken away, durably, before this returns.
+    /// - Throws: `LogError.inUse` when another process, or another part of this one, has it open.
+    package static func open(
+        _ path: String, fileSystem: any FileSystem = .local
+    ) throws(LogError) -> LogDirectory {
+        try io { () throws(FileError) in try fileSystem.makeDirectories(path) }
+        let lock = try io { () throws(FileError) in try fileSystem.lock("\(path)/\(lockFile)") }
+        guard let lock else { throw .inUse(directory: path) }
+        return try io { () throws(FileError) in
+            let marker = try fileSystem.readFile("\(path)/\(cleanShutdownFile)")
+            try fileSystem.remove("\(path)/\(cleanShutdownFile)")
+            for name in try fileSystem.contents(of: path) where name.hasSuffix(".tmp") {
+                if try !fileSystem.isDirectory("\(path)/\(name)") {
+                    try fileSystem.remove("\(path)/\(name)")
+                }
+            }
+            try fileSystem.syncDirectory(path)
+            let checkpoints = try DirectoryCheckpoints(reading: path, fileSystem: fileSystem)
+            return LogDirectory(
+                path: path, fileSystem: fileSystem, lock: lock, cleanMarker: marker,
+                checkpoints: checkpoints, folders: try folders(in: path, fileSystem))
+        }
+    }
+
+    // MARK: Logs
+
+    /// The folders that hold a partition's log, sorted.
+    package func partitionFolders() throws(LogError) -> [PartitionFolder] {
+        try io { () throws(FileError) in
+            try Self.folders(in: path, fileSystem).compactMap { PartitionFolder($0) }
+        }
+    }
+
+    private static func folders(
+        in path: String, _ fileSystem: any FileSystem
+    ) throws(FileError) -> [String] {
+        var folders: [String] = []
+        for name in try fileSystem.contents(of: path) where PartitionFolder(name) != nil {
+            if try fileSystem.isDirectory("\(path)/\(name)") { folders.append(name) }
+        }
+        return folders
+    }
+
+    /// Opens the log in a folder of this directory, making it if it isn't there.
+    ///
+    /// Several logs may be opened at a time, on different threads.
+    package func openLog(
+        _ folder: String, config: LogConfig = LogConfig()
+    ) throws(LogError) -> (Log, RecoveryReport) {
+        let (checkpoint, isTrusted) = state.withLock { state in
+            let isTrusted = wasCleanShutdown && !state.unsettled.contains(folder)
+            // From here on, until it is closed in order.
+            state.unsettled.insert(folder)
+            state.generations[folder] = 0
+            return (state.checkpoints[folder], isTrusted)
+        }
+        return try Log.open(
+            at: "\(path)/\(folder)", config: config, fileSystem: fileSystem,
+            afterCleanShutdown: isTrusted, checkpoint: checkpoint, store: self, health: health)
+    }
+
+    /// Makes the folder of a new log, with the id of the topic it belongs to, and opens it.
+    package func createLog(
+        _ folder: PartitionFolder, topicID: TopicID, config: LogConfig = LogConfig()
+    ) throws(LogError) -> Log {
+        let directory = "\(path)/\(folder.name)"
+        try io { () throws(FileError) in
+            try fileSystem.makeDirectories(directory)
+            try fileSystem.replaceFile(
+                PartitionMetadata.fileName, in: directory,
+                with: PartitionMetadata(topicID: topicID).encoded)
+        }
+        try forget(folder.name)
+        return try openLog(folder.name, config: config).0
+    }
+
+    /// The topic that the log in `folder` belongs to; `nil` when its file is missing or no good.
+    package func topicID(of folder: String) throws(LogError) -> TopicID? {
+        try io { () throws(FileError) in
+            try fileSystem.readFile("\(path)/\(folder)/\(PartitionMetadata.fileName)")
+        }.flatMap { PartitionMetadata(decoding: $0)?.topicID }
+    }
+
+    /// Closes a log in order: all of it is durable afterwards, and the next start can trust it.
+    package func closeLog(_ log: Log) throws(LogError) {
+        try log.close(clean: true)
+        state.withLock { state in _ = state.unsettled.remove(log.folder) }
+    }
+
+    /// Deletes a log; returns what its folder is called now, for `removeDeleted` to remove.
+    package func deleteLog(_ log: Log) throws(LogError) -> String {
+        let folder = log.folder
+        let renamed = try log.markDeleted()
+        state.withLock { state in _ = state.unsettled.remove(folder) }
+        try forget(folder)
+        return String(renamed.split(separator: "/").last ?? "")
+    }
+
+    /// Deletes the log in a folder that is not open.
+    package func deleteLog(inFolder folder: String) throws(LogError) -> String {
+        let unique = String(UInt64.random(in: .min ... .max), radix: 36)
+        let renamed = "\(folder).\(unique)\(Self.deletedSuffix)"
+        try io { () throws(FileError) in
+            try fileSystem.rename("\(path)/\(folder)", to: "\(path)/\(renamed)")
+            try fileSystem.syncDirectory(path)
+        }
+        state.withLock { state in _ = state.unsettled.remove(folder) }
+        try forget(folder)
+        return renamed
+    }
+
+    /// The folders of deleted logs whose files are still there.
+    package func deletedFolders() throws(LogError) -> [String] {
+        try io { () throws(FileError) in
+            try fileSystem.contents(of: path).filter { $0.hasSuffix(Self.deletedSuffix) }
+        }
+    }
+
+    /// Removes the files of a deleted log, however many there are.
+    package func removeDeleted(_ folder: String) throws(LogError) {
+        guard folder.hasSuffix(Self.deletedSuffix) else { return }
+        try io { () throws(FileError) in try fileSystem.removeRecursively("\(path)/\(folder)") }
+    }
+
+    private func forget(_ folder: String) throws(LogError) {
+        try update { state in
+            state.generations[folder] = nil
+            return state.checkpoints.remove(folder)
+        }
+    }
+
+    // MARK: Checkpoints
+
+    /// Notes, durably, up to where logs are durable, and their high watermarks.
+    ///
+    /// Take each from `Log.checkpoint`; the folder is the key. One that was taken before a truncation
+    /// of its log is ignored.
+    package func checkpoint(_ logs: [String: LogCheckpoint]) throws(LogError) {
+        try update { state in
+            var changed = Set<DirectoryCheckpoints.Kind>()
+            for (folder, checkpoint) in logs
+            where state.generations[folder] == checkpoint.generation {
+                if state.checkpoints.set(.recoveryPoint, folder, checkpoint.recoveryPoint) {
+                    changed.insert(.recoveryPoint)
+                }
+                if state.checkpoints.set(.highWatermark, folder, checkpoint.highWatermark) {
+                    changed.insert(.highWatermark)
+                }
+            }
+            return changed
+        }
+    }
+
+    /// What is known of the log in `folder`.
+    package func checkpoint(of folder: String) -> LogCheckpoint {
+        state.withLock { $0.checkpoints[folder] }
+    }
+
+    package func willTruncate(
+        _ folder: String, to end: Offset, generation: UInt64
+    ) throws(LogError) {
+        try update { state in
+            state.generations[folder] = generation
+            var changed = Set<DirectoryCheckpoints.Kind>()
+            for kind in [DirectoryCheckpoints.Kind.recoveryPoint, .highWatermark]
+            where state.checkpoints.lower(kind, folder, to: end) {
+                changed.insert(kind)
+            }
+            return changed
+        }
+    }
+
+    package func setLogStart(_ folder: String, to offset: Offset?) throws(LogError) {
+        try update { state in
+            state.checkpoints.set(.logStart, folder, offset) ? [.logStart] : []
+        }
+    }
+
+    /// Changes what is known, and writes the files that this changes before anyone else goes on.
+    private func update(
+        _ change: (inout State) -> Set<DirectoryCheckpoints.Kind>
+    ) throws(LogError) {
+        try health.check()
+        try state.withLock { state throws(LogError) in
+            guard !state.isClosed else { throw .closed }
+            for kind in change(&state).sorted() {
+                try io { () throws(FileError) in
+                    try state.checkpoints.write(kind, to: path, fileSystem: fileSystem)
+                }
+            }
+        }
+    }
+
+    // MARK: The end
+
+    /// Gives the directory back.
+    ///
+    /// With `clean`, the mark of a clean stop is left if every log in the directory was closed with
+    /// `closeLog`, or has been trusted and not opened.
+    /// - Returns: whether the mark was left.
+    @discardableResult
+    package func close(clean: Bool, brokerEpoch: BrokerEpoch = .none) throws(LogError) -> Bool {
+        defer { lock.unlock() }
+        return try state.withLock { state throws(LogError) in
+            guard !state.isClosed else { return false }
+            state.isClosed = true
+            guard clean, state.unsettled.isEmpty, health.failure == nil else { return false }
+            try io { () throws(FileError) in
+                try fileSystem.replaceFile(
+                    Self.cleanShutdownFile, in: path,
+                    with: Array("version=1\nbroker.epoch=\(brokerEpoch.rawValue)\n".utf8))
+            }
+            return true
+        }
+    }
+
+    private static func brokerEpoch(in marker: [UInt8]) -> BrokerEpoch? {
+        let key = "broker.epoch="
+        let lines = String(decoding: marker, as: UTF8.self).split(separator: "\n")
+        let line = lines.first { $0.hasPrefix(key) }
+        return line.flatMap { Int64($0.dropFirst(key.count)) }.map { BrokerEpoch($0) }
+    }
+}

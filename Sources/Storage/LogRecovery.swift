@@ -1,0 +1,346 @@
+import Essentials
+import Records
+
+/// Brings what is in a partition's folder into a state to go on from.
+struct LogRecovery {
+    let directory: String
+    let config: LogConfig
+    let fileSystem: any FileSystem
+    let checkpoint: LogCheckpoint
+    let isClean: Bool
+
+    // What it finds.
+    private(set) var report = RecoveryReport()
+    private(set) var segments: [Segment] = []
+    private(set) var epochs = EpochCache()
+    private(set) var logStartOffset = Offset(0)
+    private(set) var logEndOffset = Offset(0)
+    private(set) var lastBatchEpoch = LeaderEpoch.none
+    /// Segments above damage: left as they are, and no part of the log.
+    private(set) var setAside: [SegmentName] = []
+
+    /// Says that the log was found damaged, so that a clean stop does not make it look sound.
+    static let damageMarker = "damaged"
+
+    /// The epochs found in the batches that were walked over.
+    private var epochsFound = EpochCache()
+    private var hasDamageMarker = false
+    private var hasEpochFile = false
+
+    init(
+        directory: String, config: LogConfig, fileSystem: any FileSystem,
+        checkpoint: LogCheckpoint, isClean: Bool
+    ) {
+        self.directory = directory
+        self.config = config
+        self.fileSystem = fileSystem
+        self.checkpoint = checkpoint
+        self.isClean = isClean
+    }
+
+    mutating func run() throws(LogError) {
+        try collectFiles()
+        let firstBase = segments.first?.baseOffset ?? checkpoint.logStartOffset ?? 0
+        if segments.isEmpty {
+            try startEmptyLog(at: firstBase)
+        } else if isClean, !hasDamageMarker, try openTrusted() {
+            report.outcome = .trusted
+        } else {
+            try checkSegments()
+        }
+        settleLogStart(firstBase: firstBase)
+        try settleEpochs()
+        if report.isDamaged, !hasDamageMarker {
+            try io { () throws(FileError) in
+                _ = try fileSystem.open("\(directory)/\(Self.damageMarker)", .create)
+                try fileSystem.syncDirectory(directory)
+            }
+        }
+    }
+
+    // MARK: Files
+
+    private mutating func collectFiles() throws(LogError) {
+        try io { () throws(FileError) in try fileSystem.makeDirectories(directory) }
+        let names = try io { () throws(FileError) in try fileSystem.contents(of: directory) }
+        var bases: [SegmentName] = []
+        for name in names where name.hasSuffix(".log") {
+            guard let segment = SegmentName(name) else {
+                throw .unexpectedFile(
+                    "\(directory)/\(name)", reason: "segments are named by 20 digits")
+            }
+            bases.append(segment)
+        }
+        let known = Set(bases)
+        for name in names {
+            if name == Self.damageMarker { hasDamageMarker = true }
+            if name == EpochCache.fileName { hasEpochFile = true }
+            let isLeftover = [".tmp", ".deleted", ".cleaned", ".swap"].contains {
+                name.hasSuffix($0)
+            }
+            let isIndex = name.hasSuffix(".index") || name.hasSuffix(".timeindex")
+            let isOrphan = isIndex && !(SegmentName(name).map(known.contains) ?? true)
+            guard isLeftover || isOrphan else { continue }
+            try io { () throws(FileError) in try fileSystem.remove("\(directory)/\(name)") }
+            report.removedFiles.append(name)
+        }
+        for segment in bases {
+            let path = "\(directory)/\(segment.log)"
+            let size = try io { () throws(FileError) in try fileSystem.size(of: path) }
+            segments.append(
+                Segment(
+                    baseOffset: segment.baseOffset, directory: directory, size: size ?? 0,
+                    durableSize: size ?? 0, fileSystem: fileSystem,
+                    interval: config.indexIntervalBytes))
+        }
+    }
+
+    private mutating func startEmptyLog(at start: Offset) throws(LogError) {
+        try io { () throws(FileError) in
+            segments = [
+                try Segment.create(
+                    baseOffset: start, directory: directory, fileSystem: fileSystem,
+                    interval: config.indexIntervalBytes)
+            ]
+            try fileSystem.syncDirectory(directory)
+        }
+        logEndOffset = start
+        report.outcome = .recovered(truncatedBytes: 0)
+        if checkpoint.floor > start {
+            report.outcome = .damaged(
+                at: start, .missingRecords(from: start, to: checkpoint.floor))
+        }
+    }
+
+    // MARK: After a clean stop
+
+    /// Finds the end of the last segment; false if it is not what a clean stop leaves.
+    private mutating func openTrusted() throws(LogError) -> Bool {
+        guard let last = segments.last else { return false }
+        do throws(LogError) {
+            let index = try last.loadIndex()
+            var walk = SegmentWalk(last, config: config, checksCRC: false)
+            walk.startsAt = index.offsets.last.map { Int($0.position) } ?? 0
+            try walk.run()
+            guard walk.flaw == nil, walk.nextOffset >= checkpoint.floor else { return false }
+            logEndOffset = walk.nextOffset
+            lastBatchEpoch = walk.lastEpoch
+            return true
+        } catch {
+            guard case .corruptBatch = error else { throw error }
+            return false
+        }
+    }
+
+    // MARK: After anything else
+
+    /// Checks every batch from the segment with the recovery point on, and cuts off a torn tail.
+    private mutating func checkSegments() throws(LogError) {
+        report.outcome = .recovered(truncatedBytes: 0)
+        let recoveryPoint = checkpoint.recoveryPoint
+        let first = segments.lastIndex { $0.baseOffset <= recoveryPoint } ?? 0
+        var expected = segments[first].baseOffset
+        for index in first..<segments.count {
+            let segment = segments[index]
+            guard isSuccessor(segment.baseOffset, of: expected) else {
+                let missing = LogError.missingRecords(from: expected, to: segment.baseOffset)
+                return try end(before: index, at: expected, missing)
+            }
+            var walk = SegmentWalk(segment, config: config, checksCRC: true)
+            walk.lastEpoch = lastBatchEpoch
+            walk.epochs = epochsFound
+            try walk.run()
+            report.checkedBytes += walk.end
+            epochsFound = walk.epochs
+            lastBatchEpoch = walk.lastEpoch
+            segment.install(walk.index)
+            expected = walk.nextOffset
+            if let flaw = walk.flaw {
+                return try end(inside: index, at: expected, position: walk.end, flaw)
+            }
+            try io { () throws(FileError) in try segment.open().sync() }
+            if index < segments.count - 1 {
+                segment.writeIndex()
+                segment.release()
+            }
+        }
+        logEndOffset = expected
+        if expected < checkpoint.floor {
+            report.outcome = .damaged(
+                at: expected, .missingRecords(from: expected, to: checkpoint.floor))
+        }
+        try io { () throws(FileError) in try fileSystem.syncDirectory(directory) }
+    }
+
+    private func isSuccessor(_ base: Offset, of expected: Offset) -> Bool {
+        config.allowsOffsetGaps ? base >= expected : base == expected
+    }
+
+    /// The log ends with `end`, before the segment at `index`.
+    private mutating func end(
+        before index: Int, at end: Offset, _ reason: LogError
+    ) throws(LogError) {
+        logEndOffset = end
+        let rest = segments[index...]
+        segments.removeLast(rest.count)
+        guard end >= checkpoint.floor else {
+            setAside = rest.map(\.name)
+            report.outcome = .damaged(at: end, reason)
+            return
+        }
+        try remove(rest, alsoTruncated: 0)
+    }
+
+    /// The log ends with `end`, at `position` of the segment at `index`.
+    private mutating func end(
+        inside index: Int, at end: Offset, position: Int, _ reason: LogError
+    ) throws(LogError) {
+        logEndOffset = end
+        let segment = segments[index]
+        let rest = segments[(index + 1)...]
+        segments.removeLast(rest.count)
+        guard end >= checkpoint.floor else {
+            setAside = rest.map(\.name)
+            segment.limit(to: position)
+            report.outcome = .damaged(at: end, reason)
+            return
+        }
+        let torn = segment.size - position
+        try segment.truncate(to: position)
+        try remove(rest, alsoTruncated: torn)
+    }
+
+    private mutating func remove(
+        _ rest: ArraySlice<Segment>, alsoTruncated torn: Int
+    ) throws(LogError) {
+        // The newest first: a crash in between leaves no gap.
+        try io { () throws(FileError) in
+            for segment in rest.reversed() { try segment.remove() }
+            try fileSystem.syncDirectory(directory)
+        }
+        report.outcome = .recovered(truncatedBytes: rest.reduce(torn) { $0 + $1.size })
+    }
+
+    // MARK: What is kept beside the batches
+
+    private mutating func settleLogStart(firstBase: Offset) {
+        logStartOffset = firstBase
+        guard let noted = checkpoint.logStartOffset else { return }
+        // It is never moved past what is durable: a larger one is not true.
+        guard noted <= logEndOffset else { return }
+        logStartOffset = max(noted, firstBase)
+        // It is noted before segments go, so that none below it can be the first.
+        if noted < firstBase, !report.isDamaged {
+            report.outcome = .damaged(at: noted, .missingRecords(from: noted, to: firstBase))
+        }
+    }
+
+    private mutating func settleEpochs() throws(LogError) {
+        let bytes = try? fileSystem.readFile("\(directory)/\(EpochCache.fileName)")
+        var stored = bytes.flatMap { EpochCache(decoding: $0) }
+        if report.outcome != .trusted {
+            // Their records are lost, or they had none: nobody leads in them any more.
+            stored?.truncate(to: logEndOffset)
+        }
+        if let stored, agrees(stored) {
+            epochs = stored
+            for entry in epochsFound.entries {
+                epochs.assign(entry.epoch, startOffset: entry.startOffset)
+            }
+        } else {
+            report.rebuiltEpochs = hasEpochFile || logEndOffset > logStartOffset
+            epochs = try epochsOfAllBatches()
+        }
+        epochs.advanceStart(to: logStartOffset)
+        if lastBatchEpoch == .none, logEndOffset > logStartOffset {
+            lastBatchEpoch = epochs.epoch(at: logEndOffset + -1)
+        }
+    }
+
+    /// Whether what the file says fits the batches that were walked over.
+    private func agrees(_ stored: EpochCache) -> Bool {
+        if let last = stored.entries.last, last.startOffset > logEndOffset { return false }
+        guard let firstFound = epochsFound.entries.first else {
+            return lastBatchEpoch == .none
+                || stored.epoch(at: logEndOffset + -1) == lastBatchEpoch
+        }
+        // The first one may have begun earlier than the walk, which the file has to know.
+        guard
+            stored.epoch(at: firstFound.startOffset) == firstFound.epoch
+                || firstFound.startOffset == segments.first?.baseOffset
+        else { return false }
+        let later = stored.entries.filter { $0.startOffset > firstFound.startOffset }
+        return later.elementsEqual(epochsFound.entries.dropFirst().prefix(later.count))
+    }
+
+    private func epochsOfAllBatches() throws(LogError) -> EpochCache {
+        var epochs = EpochCache()
+        for segment in segments {
+            var walk = SegmentWalk(segment, config: config, checksCRC: false)
+            walk.epochs = epochs
+            try walk.run()
+            // Damage in a segment that was not checked is found when it is read.
+            epochs = walk.epochs
+        }
+        return epochs
+    }
+}
+
+/// One pass over a segment's batches, up to the first that can't follow on the one before.
+struct SegmentWalk {
+    private let segment: Segment
+    private let config: LogConfig
+    private let checksCRC: Bool
+    /// Where to start; there must be a batch.
+    var startsAt = 0
+    /// The epochs found, and those that were known before.
+    var epochs = EpochCache()
+    var lastEpoch = LeaderEpoch.none
+
+    private(set) var index: SegmentIndex
+    /// Where the last good batch ends.
+    private(set) var end = 0
+    private(set) var nextOffset: Offset
+    private(set) var flaw: LogError?
+
+    init(_ segment: Segment, config: LogConfig, checksCRC: Bool) {
+        self.segment = segment
+        self.config = config
+        self.checksCRC = checksCRC
+        nextOffset = segment.baseOffset
+        index = SegmentIndex(
+            baseOffset: segment.baseOffset, interval: config.indexIntervalBytes)
+    }
+
+    /// - Throws: when the file can't be read; what is wrong with its bytes is in `flaw`.
+    mutating func run() throws(LogError) {
+        end = startsAt
+        var scanner = try segment.scanner(from: startsAt, checksCRC: checksCRC)
+        while true {
+            switch try io({ () throws(FileError) in try scanner.next() }) {
+            case .end: return
+            case .flaw(let error, let position):
+                flaw = .corruptBatch(segment: segment.path, position: position, error)
+                return
+            case .batch(let header, let position):
+                let mayLieAbove = config.allowsOffsetGaps || (position == startsAt && startsAt > 0)
+                guard
+                    header.baseOffset == nextOffset
+                        || (mayLieAbove && header.baseOffset > nextOffset)
+                else {
+                    flaw = .missingRecords(from: nextOffset, to: header.baseOffset)
+                    return
+                }
+                guard header.leaderEpoch >= lastEpoch else {
+                    flaw = .epochFell(from: lastEpoch, to: header.leaderEpoch)
+                    return
+                }
+                lastEpoch = header.leaderEpoch
+                epochs.assign(header.leaderEpoch, startOffset: header.baseOffset)
+                index.add(header, at: position)
+                nextOffset = header.nextOffset
+                end = position + header.totalSize
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+import Essentials
+import NIOCore
+import Records
+
+/// One file of a log: batches, one after the other, from `baseOffset` on.
+///
+/// The last segment of a log is written; the others only read. Owned by the log.
+final class Segment {
+    let baseOffset: Offset
+    let directory: String
+    private let fileSystem: any FileSystem
+    private let interval: Int
+
+    /// The bytes of whole, valid batches; the file never ends earlier, and later only if the log was
+    /// opened damaged.
+    private(set) var size: Int
+    /// The bytes known to be on stable storage.
+    var durableSize: Int
+    /// `nil` while it has not been needed: see `open`.
+    private var file: (any File)?
+    /// `nil` while it has not been needed: see `loadIndex`.
+    private var index: SegmentIndex?
+
+    init(
+        baseOffset: Offset, directory: String, size: Int, durableSize: Int,
+        index: SegmentIndex? = nil, file: (any File)? = nil, fileSystem: any FileSystem,
+        interval: Int
+    ) {
+        self.baseOffset = baseOffset
+        self.directory = directory
+        self.size = size
+        self.durableSize = durableSize
+        self.index = index
+        self.file = file
+        self.fileSystem = fileSystem
+        self.interval = interval
+    }
+
+    /// A new, empty segment; its directory entry is not yet durable.
+    static func create(
+        baseOffset: Offset, directory: String, fileSystem: any FileSystem, interval: Int
+    ) throws(FileError) -> Segment {
+        let path = "\(directory)/\(SegmentName(baseOffset).log)"
+        let file = try fileSystem.open(path, .create)
+        return Segment(
+            baseOffset: baseOffset, directory: directory, size: 0, durableSize: 0,
+            index: SegmentIndex(baseOffset: baseOffset, interval: interval), file: file,
+            fileSystem: fileSystem, interval: interval)
+    }
+
+    var name: SegmentName { SegmentName(baseOffset) }
+    var path: String { "\(directory)/\(name.log)" }
+    var isDurable: Bool { durableSize == size }
+
+    func open() throws(FileError) -> any File {
+        if let file { return file }
+        let file = try fileSystem.open(path, .readWrite)
+        self.file = file
+        return file
+    }
+
+    /// Gives back what reading an older segment took; the log's last one needs it all.
+    func release() {
+        // A file that isn't durable stays open: a later descriptor may not hear of its write errors.
+        if isDurable { file = nil }
+        index = nil
+    }
+
+    // MARK: Writing
+
+    /// Writes whole batches at the end; on failure the segment, in memory and on disk, is as before.
+    ///
+    /// - Throws: `LogError.io`, or `offline` when the file could not be cut back.
+    func append(
+        _ bytes: UnsafeRawBufferPointer, headers: ArraySlice<RecordBatchHeader>
+    ) throws(LogError) {
+        _ = try loadIndex()
+        let file = try io { () throws(FileError) in try open() }
+        do throws(FileError) {
+            try file.write(bytes, at: size)
+        } catch let failure {
+            do throws(FileError) {
+                try file.truncate(to: size)
+            } catch {
+                throw .offline("\(failure); then \(error)")
+            }
+            throw .io(failure)
+        }
+        for header in headers {
+            index?.add(header, at: size)
+            size += header.totalSize
+        }
+    }
+
+    /// The state that `undo` returns to.
+    func mark() throws(LogError) -> (size: Int, index: SegmentIndex.Mark) {
+        (size, try loadIndex().mark)
+    }
+
+    /// Takes back the appends since `mark`.
+    func undo(to mark: (size: Int, index: SegmentIndex.Mark)) throws(FileError) {
+        try open().truncate(to: mark.size)
+        size = mark.size
+        index?.restore(mark.index)
+    }
+
+    /// Cuts the file to `size` bytes, durably. What follows the cut must not be needed any more.
+    func truncate(to newSize: Int) throws(LogError) {
+        try io { () throws(FileError) in
+            let file = try open()
+            try removeIndexFiles()
+            try file.truncate(to: newSize)
+            try file.sync()
+        }
+        // Without one in memory, all is walked over again.
+        var index = self.index ?? SegmentIndex(baseOffset: baseOffset, interval: interval)
+        self.index = nil
+        size = newSize
+        durableSize = newSize
+        let start = index.rewind(to: newSize)
+        self.index = try walk(index, from: start)
+    }
+
+    /// Leaves out what follows `size`, without touching the file.
+    func limit(to size: Int) {
+        self.size = size
+        durableSize = size
+        index = nil
+    }
+
+    /// Removes the segment's files, the log last of all, so that no index is left without one.
+    func remove() throws(FileError) {
+        try removeIndexFiles()
+        try fileSystem.remove(path)
+    }
+
+    private func removeIndexFiles() throws(FileError) {
+        try fileSystem.remove("\(directory)/\(name.offsetIndex)")
+        try fileSystem.remove("\(directory)/\(name.timeIndex)")
+    }
+
+    // MARK: The index
+
+    func loadIndex() throws(LogError) -> SegmentIndex {
+        if let index { return index }
+        let loaded: SegmentIndex
+        if let stored = storedIndex() {
+            loaded = stored
+        } else {
+            loaded = try walk(SegmentIndex(baseOffset: baseOffset, interval: interval), from: 0)
+            writeIndex(loaded)
+        }
+        index = loaded
+        return loaded
+    }
+
+    /// Puts aside the index that was made while recovering.
+    func install(_ index: SegmentIndex) {
+        self.index = index
+    }
+
+    /// The index in the files, if it is whole and fits.
+    private func storedIndex() -> SegmentIndex? {
+        guard
+            let offsets = try? fileSystem.readFile("\(directory)/\(name.offsetIndex)"),
+            let times = try? fileSystem.readFile("\(directory)/\(name.timeIndex)")
+        else { return nil }
+        return SegmentIndex(
+            offsets: offsets, times: times, baseOffset: baseOffset, segmentSize: size,
+            interval: interval)
+    }
+
+    private func walk(_ index: SegmentIndex, from start: Int) throws(LogError) -> SegmentIndex {
+        var index = index
+        var scanner = try scanner(from: start, checksCRC: false)
+        while true {
+            switch try io({ () throws(FileError) in try scanner.next() }) {
+            case .batch(let header, let position): index.add(header, at: position)
+            case .end: return index
+            case .flaw(let error, let position):
+                throw .corruptBatch(segment: path, position: position, error)
+            }
+        }
+    }
+
+    /// Walks over the batches from the one at `start` on.
+    func scanner(from start: Int, checksCRC: Bool) throws(LogError) -> BatchScanner {
+        let file = try io { () throws(FileError) in try open() }
+        return BatchScanner(file, from: start, to: size, checksCRC: checksCRC)
+    }
+
+    /// Writes the index files; that they are missing costs time, not records.
+    func writeIndex(_ given: SegmentIndex? = nil) {
+        guard let index = given ?? index else { return }
+        let (offsets, times) = index.encoded(segmentSize: size)
+        for (name, bytes) in [(name.offsetIndex, offsets), (name.timeIndex, times)] {
+            let path = "\(directory)/\(name)"
+            do throws(FileError) {
+                let file = try fileSystem.open(path, .create)
+                try file.write(array: bytes, at: 0)
+            } catch {
+                // Whatever is there is noticed by its checksum and made again.
+                try? fileSystem.remove(path)
+            }
+        }
+    }
+}
+
+/// Runs `body`, and lets its failure appear as the log's.
+@inline(__always)
+func io<T>(_ body: () throws(FileError) -> T) throws(LogError) -> T {
+    do throws(FileError) {
+        return try body()
+    } catch {
+        throw .io(error)
+    }
+}
+
+/// The names of one segment's files: 20 digits, and what they hold.
+struct SegmentName: Hashable {
+    let baseOffset: Offset
+
+    init(_ baseOffset: Offset) {
+        self.baseOffset = baseOffset
+    }
+
+    /// The segment that a file of this name belongs to; `nil` if it is none's.
+    init?(_ name: some StringProtocol) {
+        let digits = name.prefix { $0 != "." }
+        guard digits.utf8.count == 20, digits.utf8.allSatisfy({ (48...57).contains($0) }),
+            let number = Int64(digits)
+        else { return nil }
+        baseOffset = Offset(number)
+    }
+
+    private var digits: String {
+        let number = String(baseOffset.rawValue)
+        return String(repeating: "0", count: max(0, 20 - number.utf8.count)) + number
+    }
+
+    var log: String { digits + ".log" }
+    var offsetIndex: String { digits + ".index" }
+    var timeIndex: String { digits + ".timeindex" }
+}
