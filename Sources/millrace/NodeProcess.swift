@@ -76,9 +76,15 @@ struct NodeProcess {
                 try MetaProperties.verifyWritable(directory)
             } catch {
                 guard case .notFormatted = error else { throw CommandFailure("\(error)") }
+                // The command that was typed may be all that says what this node is.
+                let role = "process.roles=\(configuration.role.rawValue)"
+                let isImplied =
+                    configuration.origins["process.roles"] == .commandLine(argument: role)
+                    && !options.overrides.contains(role)
                 throw CommandFailure(
                     "\(directory) is not formatted; run 'millrace storage format"
-                        + "\(options.asTyped) --cluster-id ID' first, with the id of the cluster")
+                        + options.asTyped + (isImplied ? " --set \(role)" : "")
+                        + " --cluster-id ID' first, with the id of the cluster")
             }
         }
     }

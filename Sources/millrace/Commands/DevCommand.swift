@@ -35,6 +35,9 @@ struct DevCommand: AsyncParsableCommand {
         help: ArgumentHelp("A setting for every node; repeatable.", valueName: "key=value"))
     var settings: [String] = []
 
+    @Option(help: .hidden)
+    var parentPipe: Int32?
+
     func validate() throws {
         guard (1...99).contains(controllers) else {
             throw ValidationError("--controllers takes a number from 1 to 99.")
@@ -52,7 +55,7 @@ struct DevCommand: AsyncParsableCommand {
 
     func run() async throws {
         let events = DevSupervisor.Events()
-        StopRequests.listen { events.yield(.stop(reason: $0)) }
+        StopRequests.listen(parentPipe: parentPipe) { events.yield(.stop(reason: $0)) }
         try makeDirectories(data)
         let plan = DevPlan(
             directory: try absolutePath(data), controllers: controllers, brokers: brokers,
