@@ -51,6 +51,11 @@ package struct ControllerState: Sendable {
         image = result.image
     }
 
+    /// The reply of a decision, without anything that it would change.
+    package func checkOnly<Reply>(_ result: ControllerResult<Reply>) -> ControllerResult<Reply> {
+        ControllerResult(records: [], reply: result.reply, elections: [], image: image)
+    }
+
     /// Follows the log's end past records that are not the controller's own.
     package mutating func advance(to offset: Offset, epoch: LeaderEpoch) {
         image.advance(to: offset, epoch: epoch)

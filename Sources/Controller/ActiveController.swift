@@ -1,0 +1,328 @@
+internal import DequeModule
+internal import Essentials
+internal import HashTreeCollections
+internal import Logging
+internal import Metadata
+internal import NIOCore
+internal import Quorum
+internal import RPC
+
+/// The metadata log, as far as decisions are written to it.
+protocol ProposalLog: AnyObject {
+    /// Appends one atomic batch and returns its last offset; not yet committed.
+    func propose(_ records: [[UInt8]], epoch: LeaderEpoch) throws(QuorumError) -> Offset
+    var logEndOffset: Offset { get }
+}
+
+extension QuorumNode: ProposalLog {}
+
+/// Runs commands while this node is the active controller, and keeps the committed image always.
+///
+/// States: *standby*, without a leadership; *active*, from `startedLeading` to `stoppedLeading`. A
+/// command sees the speculative image; its records are proposed at once, and its answer, a refusal
+/// too, waits until everything that it was decided on is committed. When the leadership ends, the
+/// speculation is dropped, and answers that still wait say so.
+final class ActiveController: QuorumListener, @unchecked Sendable {
+    // Sendable: all state is touched on `eventLoop` only.
+
+    /// An answer that waits for the log to be committed up to `end`.
+    private struct Pending {
+        let end: Offset
+        /// Something was proposed for it, and may or may not take effect.
+        let hasRecords: Bool
+        let complete: (RPCError?) -> Void
+    }
+
+    private final class Leadership {
+        let epoch: LeaderEpoch
+        var state: ControllerState
+        var pending = Deque<Pending>()
+
+        init(epoch: LeaderEpoch, state: ControllerState) {
+            self.epoch = epoch
+            self.state = state
+        }
+    }
+
+    /// Answers that may wait at one time.
+    private static let maxPending = 20_000
+
+    let eventLoop: any EventLoop
+    private let local: NodeID
+    private let options: ControllerOptions
+    private let logger: Logger
+    private let log: () -> (any ProposalLog)?
+    private let leaderAddress: () -> String?
+    /// The image of everything committed.
+    private(set) var committed = MetadataImage()
+    private var leadership: Leadership?
+
+    /// Called when this node has become the active controller.
+    var onActive: (() -> Void)?
+    /// Called when a committed record can't be applied: to go on would mean a wrong image.
+    var onFailure: ((any Error) -> Void)?
+
+    /// - Parameters:
+    ///   - log: the quorum, once there is one.
+    ///   - leaderAddress: how to reach the quorum's leader, in words; `nil` when it is not known.
+    init(
+        local: NodeID, options: ControllerOptions, eventLoop: any EventLoop, logger: Logger,
+        log: @escaping () -> (any ProposalLog)?, leaderAddress: @escaping () -> String?
+    ) {
+        self.local = local
+        self.options = options
+        self.eventLoop = eventLoop
+        self.logger = logger
+        self.log = log
+        self.leaderAddress = leaderAddress
+    }
+
+    var isActive: Bool { leadership != nil }
+
+    /// The refusal of a node that is not the active controller; it names the one that is.
+    func notController() -> RPCError {
+        RPCError(
+            .notController,
+            "controller \(local) is not the active one; "
+                + (leaderAddress().map { "send this to \($0)" }
+                    ?? "an election is under way, try again in a moment"))
+    }
+
+    // MARK: Commands
+
+    /// Decides, proposes, and answers after the commit.
+    func submit<Reply: Sendable>(
+        _ command: (inout ControllerState, MonotonicTime) throws(ControllerError) ->
+            ControllerResult<Reply>,
+        completion: @escaping (Result<Reply, RPCError>) -> Void
+    ) {
+        eventLoop.preconditionInEventLoop()
+        guard let leadership, let log = log() else {
+            return completion(.failure(notController()))
+        }
+        guard leadership.pending.count < Self.maxPending else {
+            return completion(
+                .failure(
+                    RPCError(
+                        status: .resourceExhausted, code: .throttlingQuotaExceeded,
+                        "\(leadership.pending.count) changes wait to be committed; try again later")
+                ))
+        }
+        leadership.state.advance(to: log.logEndOffset, epoch: leadership.epoch)
+        do throws(ControllerError) {
+            perform(try command(&leadership.state, .now), completion: completion)
+        } catch {
+            let failure = RPCError(error.code, error.message)
+            wait(hasRecords: false) { completion(.failure($0 ?? failure)) }
+        }
+    }
+
+    private func perform<Reply: Sendable>(
+        _ result: ControllerResult<Reply>,
+        completion: @escaping (Result<Reply, RPCError>) -> Void
+    ) {
+        guard let leadership, let log = log() else {
+            return completion(.failure(notController()))
+        }
+        if !result.records.isEmpty {
+            do throws(QuorumError) {
+                let last = try log.propose(
+                    result.records.map { $0.encoded() }, epoch: leadership.epoch)
+                leadership.state.adopt(result)
+                invariant(
+                    leadership.state.image.nextOffset == last + 1,
+                    "decided for an end at \(leadership.state.image.nextOffset), appended to \(last)"
+                )
+            } catch {
+                logger.debug("proposal refused", metadata: ["error": "\(error)"])
+                return completion(.failure(notController()))
+            }
+        }
+        wait(hasRecords: !result.records.isEmpty) { [weak self] error in
+            if let error { return completion(.failure(error)) }
+            self?.report(result.elections)
+            completion(.success(result.reply))
+        }
+    }
+
+    /// Calls `complete` once all that the present speculation rests on is committed.
+    private func wait(hasRecords: Bool, _ complete: @escaping (RPCError?) -> Void) {
+        guard let leadership else { return complete(notController()) }
+        let end = leadership.state.image.nextOffset
+        if end <= committed.nextOffset, leadership.pending.isEmpty {
+            complete(nil)
+        } else {
+            leadership.pending.append(
+                Pending(end: end, hasRecords: hasRecords, complete: complete))
+        }
+    }
+
+    // MARK: Time
+
+    /// Fences brokers whose sessions are over; at least every `longestCheckGap` of the options.
+    func checkSessions() {
+        eventLoop.preconditionInEventLoop()
+        guard let leadership, let log = log() else { return }
+        leadership.state.advance(to: log.logEndOffset, epoch: leadership.epoch)
+        while let result = leadership.state.expireSessions(now: .now) {
+            var isProposed = true
+            perform(result) { if case .failure = $0 { isProposed = false } }
+            // The leadership is about to end: it will be told.
+            guard isProposed, self.leadership === leadership else { return }
+        }
+    }
+
+    /// Gives leaderships back to preferred replicas, when nothing else is going on.
+    func balanceLeaders(limit: Int) {
+        eventLoop.preconditionInEventLoop()
+        guard let leadership, leadership.pending.isEmpty, let log = log() else { return }
+        leadership.state.advance(to: log.logEndOffset, epoch: leadership.epoch)
+        perform(leadership.state.electPreferred(limit: limit)) { _ in }
+    }
+
+    /// Fences a broker whose process is known to be dead.
+    func brokerGone(_ broker: NodeID, epoch: BrokerEpoch) {
+        eventLoop.preconditionInEventLoop()
+        guard let leadership, let log = log() else { return }
+        leadership.state.advance(to: log.logEndOffset, epoch: leadership.epoch)
+        if let result = leadership.state.brokerGone(broker, epoch: epoch) {
+            perform(result) { _ in }
+        }
+    }
+
+    // MARK: QuorumListener
+
+    func committed(_ batch: CommittedBatch) {
+        eventLoop.preconditionInEventLoop()
+        var offset = batch.baseOffset
+        var records: [MetadataRecord] = []
+        let before = committed
+        do {
+            for bytes in batch.records {
+                let record = try MetadataRecord(decoding: bytes)
+                try committed.apply(record, at: offset)
+                if leadership != nil { records.append(record) }
+                offset += 1
+            }
+        } catch {
+            logger.critical(
+                "a committed metadata record can't be applied; this controller stops",
+                metadata: ["offset": "\(offset)", "error": "\(error)"])
+            onFailure?(error)
+            return
+        }
+        committed.advance(to: batch.nextOffset, epoch: batch.epoch)
+        guard let leadership else { return }
+        report(records, before: before)
+        while let first = leadership.pending.first, first.end <= committed.nextOffset {
+            leadership.pending.removeFirst()
+            first.complete(nil)
+        }
+    }
+
+    func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) {
+        logger.info(
+            "metadata quorum",
+            metadata: ["leader": "\(leader.map(String.init) ?? "none")", "epoch": "\(epoch)"])
+    }
+
+    func startedLeading(epoch: LeaderEpoch) {
+        eventLoop.preconditionInEventLoop()
+        logger.info(
+            "now the active controller",
+            metadata: [
+                "epoch": "\(epoch)", "topics": "\(committed.topics.count)",
+                "brokers": "\(committed.brokers.count)",
+            ])
+        leadership = Leadership(
+            epoch: epoch,
+            state: ControllerState(
+                image: committed, options: options, now: .now,
+                generator: SeededGenerator(seed: .random(in: .min ... .max))))
+        onActive?()
+    }
+
+    func stoppedLeading(epoch: LeaderEpoch) {
+        eventLoop.preconditionInEventLoop()
+        guard let ended = leadership else { return }
+        leadership = nil
+        logger.info("no longer the active controller", metadata: ["epoch": "\(epoch)"])
+        for pending in ended.pending {
+            pending.complete(
+                pending.hasRecords
+                    ? RPCError(
+                        .requestTimedOut,
+                        "controller \(local) lost the leadership before it knew whether the change "
+                            + "was committed; look whether it took effect before trying again")
+                    : notController())
+        }
+    }
+
+    // MARK: The log for people
+
+    private func report(_ records: [MetadataRecord], before: MetadataImage) {
+        for record in records {
+            switch record {
+            case .registerBroker(let broker):
+                logger.info(
+                    "broker registered",
+                    metadata: [
+                        "broker": "\(broker.id)", "epoch": "\(broker.epoch)",
+                        "address": "\(broker.host):\(broker.port)",
+                    ])
+            case .unregisterBroker(let id, _):
+                logger.info("broker unregistered", metadata: ["broker": "\(id)"])
+            case .brokerChange(let change):
+                if let fenced = change.fenced {
+                    logger.info(
+                        fenced ? "broker fenced" : "broker unfenced",
+                        metadata: ["broker": "\(change.id)"])
+                } else if change.inControlledShutdown == true {
+                    logger.info("broker shuts down", metadata: ["broker": "\(change.id)"])
+                }
+            case .topic(let id, let name):
+                let partitions = committed.topics[id]?.partitions.count ?? 0
+                logger.info(
+                    "topic created", metadata: ["topic": "\(name)", "partitions": "\(partitions)"])
+            case .removeTopic(let id):
+                let name = before.topics[id]?.name ?? "\(id)"
+                logger.info("topic deleted", metadata: ["topic": "\(name)"])
+            case .featureLevel, .partition, .partitionChange, .config, .noOp:
+                break
+            }
+        }
+    }
+
+    /// One line for each of a few elections, and one for all the rest.
+    private func report(_ elections: [Election]) {
+        for election in elections where election.kind == .unclean {
+            logger.warning(
+                "unclean election: committed records may be lost",
+                metadata: election.metadata)
+        }
+        let others = elections.filter { $0.kind != .unclean }
+        for election in others.prefix(10) {
+            logger.info("leader elected", metadata: election.metadata)
+        }
+        if others.count > 10 {
+            logger.info("more leaders elected", metadata: ["count": "\(others.count - 10)"])
+        }
+    }
+}
+
+extension Election {
+    fileprivate var metadata: Logger.Metadata {
+        [
+            "partition": "\(topic)-\(partition)",
+            "leader": "\(leader.map(String.init) ?? "none")", "epoch": "\(leaderEpoch)",
+            "from": "\(kind)",
+        ]
+    }
+}
+
+extension MonotonicTime {
+    /// This machine's monotonic clock.
+    static var now: MonotonicTime {
+        MonotonicTime(nanoseconds: Int64(clamping: NIODeadline.now().uptimeNanoseconds))
+    }
+}

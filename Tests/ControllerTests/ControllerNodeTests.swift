@@ -1,0 +1,117 @@
+import Essentials
+import NIOCore
+import Protocol
+import RPC
+import Testing
+
+@Suite(.serialized) struct ControllerNodeTests {
+    private func create(
+        _ name: String, partitions: Int32 = 3, in cluster: TestControllers, at id: NodeID
+    ) async throws -> WireCreateTopicResponse {
+        var request = WireCreateTopicRequest()
+        request.name = name
+        request.partitions = partitions
+        return try await cluster.admin("Admin/CreateTopic", request, at: id)
+    }
+
+    private func describe(
+        _ cluster: TestControllers, at id: NodeID
+    ) async throws -> [WireClusterNode] {
+        let answer: WireDescribeClusterResponse = try await cluster.admin(
+            "Admin/DescribeCluster", WireDescribeClusterRequest(), at: id)
+        return answer.nodes
+    }
+
+    @Test func brokersRegisterAndTopicsAreCreatedAndDeleted() async throws {
+        try await TestControllers.run(1) { cluster in
+            let brokers = [
+                try await TestBroker(1, in: cluster), try await TestBroker(2, in: cluster),
+                try await TestBroker(3, in: cluster),
+            ]
+            let created = try await create("t", in: cluster, at: 101)
+            #expect(created.partitions == 3 && created.replicationFactor == 3)
+            let nodes = try await describe(cluster, at: 101)
+            #expect(nodes.map(\.role) == ["controller", "broker", "broker", "broker"])
+            #expect(nodes.dropFirst().allSatisfy { !$0.fenced && $0.leaders == 1 })
+            await #expect {
+                try await create("t", in: cluster, at: 101)
+            } throws: { ($0 as? RPCError)?.code == .topicAlreadyExists }
+            var delete = WireDeleteTopicRequest()
+            delete.name = "t"
+            let deleted: WireDeleteTopicResponse = try await cluster.admin(
+                "Admin/DeleteTopic", delete, at: 101)
+            #expect(deleted.topicID == created.topicID)
+            for broker in brokers { await broker.die() }
+        }
+    }
+
+    @Test func validateOnlyCreatesNothing() async throws {
+        try await TestControllers.run(1) { cluster in
+            let broker = try await TestBroker(1, in: cluster)
+            var request = WireCreateTopicRequest()
+            request.name = "t"
+            request.validateOnly = true
+            let answer: WireCreateTopicResponse = try await cluster.admin(
+                "Admin/CreateTopic", request, at: 101)
+            #expect(answer.partitions == 1)
+            #expect(try await create("t", in: cluster, at: 101).topicID != "")
+            await broker.die()
+        }
+    }
+
+    @Test func jsonIsAsGoodAsProtobuf() async throws {
+        try await TestControllers.run(1) { cluster in
+            let broker = try await TestBroker(1, in: cluster)
+            let body = ByteBuffer(string: #"{"name": "j", "partitions": 2}"#)
+            let answer = try await withCheckedThrowingContinuation { continuation in
+                do {
+                    try cluster.client(101).unary(
+                        "/millrace.v1.Admin/CreateTopic", [body], encoding: .json,
+                        timeout: .seconds(10)
+                    ) { continuation.resume(with: $0) }
+                } catch {
+                    continuation.resume(throwing: error)
+                }
+            }
+            #expect(String(buffer: answer).contains(#""partitions":2"#))
+            await broker.die()
+        }
+    }
+
+    @Test(.timeLimit(.minutes(1)))
+    func brokerWhoseProcessIsGoneIsFencedLongBeforeItsSessionEnds() async throws {
+        try await TestControllers.run(1, sessionTimeout: .seconds(600)) { cluster in
+            let alive = try await TestBroker(1, in: cluster)
+            let dead = try await TestBroker(2, in: cluster)
+            let epoch = dead.epoch
+            await dead.die()
+            // While its session lasted, another incarnation would be refused.
+            let again = try await TestBroker(2, in: cluster)
+            #expect(again.epoch > epoch)
+            await alive.die()
+            await again.die()
+        }
+    }
+
+    @Test("B8") func brokerThatOnlyLostItsConnectionIsNotFenced() async throws {
+        try await TestControllers.run(1) { cluster in
+            let broker = try await TestBroker(1, in: cluster)
+            broker.disconnect()
+            try await Task.sleep(for: .milliseconds(300))
+            let node = try #require(try await describe(cluster, at: 101).last)
+            #expect(node.id == 1 && !node.fenced)
+            await broker.die()
+        }
+    }
+
+    @Test func silentBrokerIsFencedWhenItsSessionEnds() async throws {
+        try await TestControllers.run(1) { cluster in
+            let broker = try await TestBroker(1, in: cluster)
+            while try await describe(cluster, at: 101).last?.fenced == false {
+                try await Task.sleep(for: .milliseconds(20))
+            }
+            #expect(try await broker.heartbeat().isFenced == false)
+            await broker.die()
+        }
+    }
+}
