@@ -267,7 +267,9 @@ extension PartitionSimulation {
     }
 
     func applyMetadata(_ id: NodeID, upTo end: Int) {
-        guard var replica = replicas[id], replica.isUp, end > replica.appliedMetadata else { return }
+        guard var replica = replicas[id], replica.isUp, end > replica.appliedMetadata else {
+            return
+        }
         replica.appliedMetadata = end
         let image = controller.log[end - 1]
         let assignment = image.assignment

@@ -15,8 +15,9 @@ enum BrokenRule: CaseIterable {
     case lateAnswersCount
 }
 
-/// One partition, its replicas on brokers that crash, a lossy network, and a controller, all driven by
-/// one seed. Stops at the first broken invariant.
+/// One partition, its replicas on brokers that crash, a lossy network, and a controller.
+///
+/// All of it follows from one seed, and stops at the first broken invariant.
 final class PartitionSimulation {
     struct Violation: Error, CustomStringConvertible {
         var seed: UInt64
@@ -274,8 +275,9 @@ final class PartitionSimulation {
             guard readable <= committed.count else {
                 throw violation("\(id) has HW \(readable), committed are \(committed.count)")
             }
-            if readable > 0, replica.isUp, replica.log.entries.count < readable
-                || replica.log.entries[readable - 1] != committed[readable - 1]
+            if readable > 0, replica.isUp,
+                replica.log.entries.count < readable
+                    || replica.log.entries[readable - 1] != committed[readable - 1]
             {
                 throw violation("\(id) lets read other records than were committed")
             }

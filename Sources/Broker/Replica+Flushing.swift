@@ -1,0 +1,47 @@
+import Essentials
+import NIOCore
+import Replication
+import Storage
+
+extension Replica {
+    /// Starts a flush, or another one after the present.
+    ///
+    /// One at a time: whatever is appended meanwhile is covered by the next, all at once.
+    func flushSoon() {
+        guard let opened, offlineReason == nil else { return }
+        guard !isFlushing else {
+            needsFlush = true
+            return
+        }
+        isFlushing = true
+        needsFlush = false
+        shard.flush(opened.log.prepareFlush(), of: self, with: opened.disk.flusher)
+    }
+
+    func flushEnded(_ ticket: FlushTicket, _ result: Result<Void, LogError>) {
+        eventLoop.preconditionInEventLoop()
+        isFlushing = false
+        guard let log, offlineReason == nil else { return }
+        switch result {
+        case .failure(let error):
+            // What the page cache holds may never reach the disk: nothing is to rely on it.
+            goOffline("a flush failed: \(error)")
+            return
+        case .success:
+            break
+        }
+        let durableEnd = log.completeFlush(ticket)
+        withLeader { $0.madeDurable(to: durableEnd, now: shard.now) }
+        if leader != nil { confirmWrites() }
+        follower?.madeDurable(to: durableEnd)
+        if needsFlush { flushSoon() }
+        let due = flushWaiters.filter { $0.end <= durableEnd }
+        flushWaiters.removeAll { $0.end <= durableEnd }
+        for waiter in due { waiter.body() }
+    }
+
+    /// Calls `body` once everything below `end` is durable, or cannot become so in this role.
+    func whenDurable(to end: Offset, _ body: @escaping () -> Void) {
+        flushWaiters.append((end, body))
+    }
+}

@@ -1,0 +1,264 @@
+import DequeModule
+import Essentials
+import NIOCore
+import Protocol
+import RPC
+import Records
+import Replication
+import Storage
+
+/// A write that is appended and waits for its answer.
+struct PendingWrite {
+    /// The records' end, exclusive.
+    var end: Offset
+    var outcome: ProduceOutcome
+    var deadline: MonotonicTime
+    var completion: (Result<ProduceOutcome, RPCError>) -> Void
+}
+
+extension Replica {
+    // MARK: Writing
+
+    /// Checks and appends batches; answers when `acks` is satisfied, has failed, or takes too long.
+    ///
+    /// On the replica's event loop, as is `completion`.
+    func produce(
+        _ batches: ByteBuffer, acks: WireAcks, timeout: Duration,
+        completion: @escaping (Result<ProduceOutcome, RPCError>) -> Void
+    ) {
+        eventLoop.preconditionInEventLoop()
+        let write: PendingWrite
+        do throws(RPCError) {
+            write = try append(batches, acks: acks, timeout: timeout, completion: completion)
+        } catch {
+            completion(.failure(error))
+            return
+        }
+        switch acks {
+        case .none:
+            completion(.success(write.outcome))
+        case .leader:
+            if let leader, write.end <= leader.countedEnd {
+                completion(.success(write.outcome))
+            } else {
+                wait(write, in: \.awaitingDisk)
+            }
+        case .unspecified, .all, .UNRECOGNIZED:
+            if write.end <= highWatermark {
+                completion(.success(write.outcome))
+            } else {
+                wait(write, in: \.awaitingReplicas)
+            }
+        }
+        // Last, so that an answer that needs no waiting for is not waited for.
+        for (_, part) in parkedFetches { part.newsArrived() }
+        if settings.flushPolicy == .commit { flushSoon() }
+    }
+
+    private func append(
+        _ batches: ByteBuffer, acks: WireAcks, timeout: Duration,
+        completion: @escaping (Result<ProduceOutcome, RPCError>) -> Void
+    ) throws(RPCError) -> PendingWrite {
+        guard let log, let leader else { throw unavailable() }
+        switch acks {
+        case .none, .leader: break
+        case .unspecified, .all, .UNRECOGNIZED:
+            if leader.isBelowMinISR {
+                throw RPCError(
+                    .notEnoughReplicas,
+                    "\(name) has \(leader.assignment.isr.count) in-sync replicas and acks=all needs"
+                        + " \(leader.effectiveMinISR); nothing was written, try again when more are back"
+                )
+            }
+        }
+        let headers: [RecordBatchHeader]
+        do throws(RecordError) {
+            headers = try RecordBatches.validateForAppend(
+                batches, maxBatchBytes: settings.maxMessageBytes)
+        } catch {
+            throw RPCError(error.code, "\(error)")
+        }
+        let offsets: Range<Offset>
+        do throws(LogError) {
+            offsets = try log.appendAsLeader(
+                batches, headers: headers, leaderEpoch: leader.leaderEpoch)
+        } catch {
+            throw RPCError(error.code, "nothing was written to \(name): \(error)")
+        }
+        withLeader { $0.appended(to: offsets.upperBound, now: shard.now) }
+        return PendingWrite(
+            end: offsets.upperBound,
+            outcome: ProduceOutcome(
+                baseOffset: offsets.lowerBound,
+                count: headers.reduce(0) { $0 + Int($1.recordCount) }),
+            deadline: shard.now + timeout, completion: completion)
+    }
+
+    private func wait(
+        _ write: PendingWrite, in queue: ReferenceWritableKeyPath<Replica, Deque<PendingWrite>>
+    ) {
+        self[keyPath: queue].append(write)
+        earliestWriteDeadline = min(earliestWriteDeadline, write.deadline)
+    }
+
+    /// Answers, in the order of their offsets, the writes that are now where they must be.
+    func confirmWrites() {
+        while let write = awaitingReplicas.first, write.end <= highWatermark {
+            awaitingReplicas.removeFirst()
+            write.completion(.success(write.outcome))
+        }
+        guard let countedEnd = leader?.countedEnd else { return }
+        while let write = awaitingDisk.first, write.end <= countedEnd {
+            awaitingDisk.removeFirst()
+            write.completion(.success(write.outcome))
+        }
+    }
+
+    /// Gives up on all waiting writes; `acks=leader` ones too when this is no leader any more.
+    func failWrites(_ code: ErrorCode, _ message: String) {
+        var failed = awaitingReplicas
+        awaitingReplicas.removeAll()
+        if leader == nil {
+            failed.append(contentsOf: awaitingDisk)
+            awaitingDisk.removeAll()
+        }
+        for write in failed { write.completion(.failure(RPCError(code, message))) }
+    }
+
+    func failOverdueWrites(now: MonotonicTime) {
+        let overdue =
+            awaitingReplicas.filter { $0.deadline <= now }
+            + awaitingDisk.filter { $0.deadline <= now }
+        awaitingReplicas.removeAll { $0.deadline <= now }
+        awaitingDisk.removeAll { $0.deadline <= now }
+        earliestWriteDeadline =
+            (awaitingReplicas.map(\.deadline) + awaitingDisk.map(\.deadline)).min()
+            ?? .distantFuture
+        guard !overdue.isEmpty else { return }
+        let error = RPCError(
+            .requestTimedOut,
+            "the records are appended to \(name), but not enough replicas confirmed them in time;"
+                + " whether they remain is unknown")
+        for write in overdue { write.completion(.failure(error)) }
+    }
+
+    // MARK: Reading
+
+    /// Reads committed batches, the first of which contains `offset`.
+    func fetch(
+        from offset: Offset, maxBytes: Int, currentLeaderEpoch: LeaderEpoch?
+    ) throws(RPCError) -> FetchOutcome {
+        eventLoop.preconditionInEventLoop()
+        guard let log, let leader else { throw unavailable() }
+        try check(currentLeaderEpoch, against: leader.leaderEpoch)
+        guard offset >= log.logStartOffset, offset <= log.logEndOffset else {
+            throw RPCError(
+                .offsetOutOfRange,
+                "\(name) has offsets \(log.logStartOffset) to \(log.logEndOffset), not \(offset)")
+        }
+        var outcome = FetchOutcome(
+            batches: ByteBuffer(), highWatermark: leader.highWatermark,
+            logStartOffset: log.logStartOffset, leaderEpoch: leader.leaderEpoch)
+        guard offset < leader.highWatermark else { return outcome }
+        do throws(LogError) {
+            outcome.batches = try log.read(
+                from: offset, below: leader.highWatermark, maxBytes: maxBytes)
+        } catch {
+            throw RPCError(error.code, "\(error)")
+        }
+        return outcome
+    }
+
+    /// Calls `body` once, when the high watermark is past `offset` or this broker leads no longer.
+    func whenReadable(beyond offset: Offset, _ body: @escaping () -> Void) -> WaitToken {
+        eventLoop.preconditionInEventLoop()
+        let token = WaitToken(offset: offset, body: body)
+        if leader == nil || highWatermark > offset {
+            eventLoop.assumeIsolated().execute { token.fire() }
+        } else {
+            readers.append(token)
+        }
+        return token
+    }
+
+    func wakeReaders(all: Bool) {
+        guard !readers.isEmpty else { return }
+        let (due, waiting) = readers.reduce(into: ([WaitToken](), [WaitToken]())) { split, token in
+            if token.isCancelled { return }
+            if all || token.offset < highWatermark {
+                split.0.append(token)
+            } else {
+                split.1.append(token)
+            }
+        }
+        readers = waiting
+        for token in due { token.fire() }
+    }
+
+    func offsets(
+        _ query: OffsetQuery, currentLeaderEpoch: LeaderEpoch?
+    ) throws(RPCError) -> OffsetOutcome {
+        eventLoop.preconditionInEventLoop()
+        guard let log, let leader else { throw unavailable() }
+        try check(currentLeaderEpoch, against: leader.leaderEpoch)
+        var outcome = OffsetOutcome(leaderEpoch: leader.leaderEpoch)
+        switch query {
+        case .earliest:
+            outcome.offset = log.logStartOffset
+        case .latest:
+            guard let latest = leader.latestOffset else {
+                throw RPCError(
+                    .offsetNotAvailable,
+                    "the new leader of \(name) does not yet know how far its records are committed;"
+                        + " try again in a moment")
+            }
+            outcome.offset = latest
+        case .timestamp(let timestamp):
+            guard let end = leader.latestOffset else {
+                throw RPCError(
+                    .offsetNotAvailable,
+                    "the new leader of \(name) does not yet know how far its records are committed;"
+                        + " try again in a moment")
+            }
+            do throws(LogError) {
+                if let found = try log.offset(forTimestamp: timestamp, below: end) {
+                    outcome.offset = found.0
+                    outcome.timestamp = found.1
+                }
+            } catch {
+                throw RPCError(error.code, "\(error)")
+            }
+        }
+        return outcome
+    }
+
+    private func check(
+        _ known: LeaderEpoch?, against epoch: LeaderEpoch
+    ) throws(RPCError) {
+        guard let known, known != epoch else { return }
+        if known < epoch {
+            throw RPCError(
+                .fencedLeaderEpoch,
+                "\(name) is in leader epoch \(epoch), not \(known); refresh the metadata")
+        }
+        throw RPCError(
+            .unknownLeaderEpoch,
+            "\(name) is in leader epoch \(epoch) here, and \(known) is not known yet; try again")
+    }
+
+    /// Why this replica cannot do what only a leader can.
+    func unavailable() -> RPCError {
+        if let offlineReason {
+            return RPCError(
+                .kafkaStorageError, "the log of \(name) is offline on this broker: \(offlineReason)"
+            )
+        }
+        if log == nil, !isClosed {
+            return RPCError(
+                .leaderNotAvailable, "\(name) is still being recovered here; try again in a moment")
+        }
+        return RPCError(
+            .notLeaderOrFollower,
+            "this broker does not lead \(name); refresh the metadata and go to its leader")
+    }
+}

@@ -1,0 +1,281 @@
+import DequeModule
+import Essentials
+import Logging
+import NIOCore
+import RPC
+import Replication
+import Storage
+
+/// One partition's replica on this broker: its log, and the core that leads or follows.
+///
+/// States: *opening* until its log is recovered; *idle* while nobody leads; *leading*; *following*;
+/// *offline* after its disk has failed; *closed* once removed. Metadata moves it between idle, leading
+/// and following; each leader epoch begins with a new core.
+final class Replica: @unchecked Sendable {
+    // Sendable: the constants are; all else is touched on `eventLoop` only.
+
+    let id: TopicPartition
+    let topic: String
+    let eventLoop: any EventLoop
+    let shard: ReplicaShard
+    let environment: ReplicaEnvironment
+
+    /// The log and the disk it is on; `nil` while opening and once closed.
+    var opened: OpenedLog?
+    /// Not both; neither while idle, opening, offline or closed.
+    var leader: PartitionLeader?
+    var follower: PartitionFollower?
+    /// Why the replica cannot be used until the broker restarts.
+    var offlineReason: String?
+    var isClosed = false
+    var assignment: PartitionAssignment?
+    var settings: ReplicaSettings
+    /// The settings when the replica was made; a constant.
+    let initialSettings: ReplicaSettings
+    /// The last known high watermark, also while nobody leads.
+    var highWatermark: Offset = 0
+
+    // Leading.
+    /// Writes that wait for the high watermark, by offset.
+    var awaitingReplicas = Deque<PendingWrite>()
+    /// Writes that wait for this broker's disk, by offset.
+    var awaitingDisk = Deque<PendingWrite>()
+    var earliestWriteDeadline = MonotonicTime.distantFuture
+    var readers: [WaitToken] = []
+    /// At most one parked fetch a follower.
+    var parkedFetches: [(follower: NodeID, part: FollowerFetchPart)] = []
+
+    // Flushing.
+    var isFlushing = false
+    var needsFlush = false
+    /// Followers' rounds that wait until everything below an offset is durable here.
+    var flushWaiters: [(end: Offset, body: () -> Void)] = []
+    var lastIntervalFlush = MonotonicTime.zero
+    private var lastCheckpoint: LogCheckpoint?
+
+    init(
+        id: TopicPartition, topic: String, shard: ReplicaShard, environment: ReplicaEnvironment,
+        settings: ReplicaSettings
+    ) {
+        self.id = id
+        self.topic = topic
+        self.shard = shard
+        self.environment = environment
+        self.settings = settings
+        initialSettings = settings
+        eventLoop = shard.eventLoop
+    }
+
+    var log: Log? { opened?.log }
+
+    var folder: PartitionFolder { PartitionFolder(topic: topic, partition: id.partition) }
+
+    /// `topic-partition`, as its folder is called.
+    var name: String { folder.name }
+
+    // MARK: From opening to closed
+
+    /// The log is there; what was assigned meanwhile takes effect.
+    func open(_ opened: OpenedLog, highWatermark: Offset) {
+        eventLoop.preconditionInEventLoop()
+        invariant(!isClosed, "\(name) was closed while it was being opened")
+        let log = opened.log
+        self.opened = opened
+        self.highWatermark = max(min(highWatermark, log.logEndOffset), log.logStartOffset)
+        if let assignment { take(assignment) }
+    }
+
+    /// Takes the replica, and it alone, out of service.
+    func goOffline(_ reason: String) {
+        eventLoop.preconditionInEventLoop()
+        guard offlineReason == nil, !isClosed else { return }
+        offlineReason = reason
+        environment.logger.error(
+            "replica offline: its log cannot be used",
+            metadata: ["partition": "\(name)", "reason": "\(reason)"])
+        leaveRole(.kafkaStorageError)
+    }
+
+    /// Ends all service; the log is the caller's to close or delete.
+    func close() -> OpenedLog? {
+        eventLoop.preconditionInEventLoop()
+        guard !isClosed else { return nil }
+        isClosed = true
+        leaveRole(.unknownTopicOrPartition)
+        shard.remove(self)
+        defer { opened = nil }
+        return opened
+    }
+
+    // MARK: Metadata
+
+    /// The metadata log's newest word on this partition.
+    func assign(_ newAssignment: PartitionAssignment, settings: ReplicaSettings) {
+        eventLoop.preconditionInEventLoop()
+        guard !isClosed else { return }
+        self.settings = settings
+        let old = assignment
+        assignment = newAssignment
+        guard log != nil, offlineReason == nil else { return }
+        if let old, old.leaderEpoch == newAssignment.leaderEpoch, leader != nil {
+            standingChanged()
+            withLeader { $0.apply(newAssignment, now: shard.now) }
+        } else if old?.leaderEpoch != newAssignment.leaderEpoch
+            || old?.leader != newAssignment.leader
+        {
+            take(newAssignment)
+        }
+    }
+
+    /// Brokers or settings changed.
+    func standingChanged() {
+        guard leader != nil else { return }
+        let configuration = leaderConfiguration
+        withLeader {
+            $0.update(brokers: shard.brokers, configuration: configuration, now: shard.now)
+        }
+    }
+
+    /// Leaves one leader epoch and begins the next.
+    private func take(_ assignment: PartitionAssignment) {
+        guard let log else { return }
+        leaveRole(.notLeaderOrFollower)
+        // An image older than the log: this broker has seen a later epoch and will again.
+        guard log.latestEpoch <= assignment.leaderEpoch else { return }
+        if assignment.leader == environment.nodeID {
+            lead(assignment, log)
+        } else if let leader = assignment.leader {
+            follow(leader, assignment, log)
+        }
+    }
+
+    private func lead(_ assignment: PartitionAssignment, _ log: Log) {
+        let core = PartitionLeader(
+            id: environment.nodeID, assignment: assignment, configuration: leaderConfiguration,
+            brokers: shard.brokers, logStartOffset: log.logStartOffset,
+            logEndOffset: log.logEndOffset, durableEnd: log.durableOffset,
+            highWatermark: highWatermark, now: shard.now)
+        log.assignEpoch(assignment.leaderEpoch, startOffset: log.logEndOffset)
+        leader = core
+        environment.logger.info(
+            "leading",
+            metadata: [
+                "partition": "\(name)", "epoch": "\(assignment.leaderEpoch)",
+                "logEndOffset": "\(log.logEndOffset)",
+            ])
+        withLeader { $0.start(now: shard.now) }
+        if log.durableOffset < log.logEndOffset { flushSoon() }
+    }
+
+    private func follow(_ newLeader: NodeID, _ assignment: PartitionAssignment, _ log: Log) {
+        let core = PartitionFollower(
+            leader: newLeader, leaderEpoch: assignment.leaderEpoch,
+            logStartOffset: log.logStartOffset, logEndOffset: log.logEndOffset,
+            durableEnd: log.durableOffset, lastEpoch: log.latestEpoch,
+            highWatermark: highWatermark)
+        follower = core
+        environment.logger.info(
+            "following",
+            metadata: [
+                "partition": "\(name)", "leader": "\(newLeader)",
+                "epoch": "\(assignment.leaderEpoch)", "logEndOffset": "\(log.logEndOffset)",
+            ])
+        environment.fetchers.follow(self, leader: newLeader, position: core.position)
+        if log.durableOffset < log.logEndOffset { flushSoon() }
+    }
+
+    /// Ends the present role; whoever waits on it hears so.
+    private func leaveRole(_ reason: ErrorCode) {
+        if let leader { highWatermark = leader.highWatermark }
+        if let follower {
+            highWatermark = follower.highWatermark
+            environment.fetchers.unfollow(
+                id, leader: follower.leader, leaderEpoch: follower.leaderEpoch)
+        }
+        let wasLeading = leader != nil
+        leader = nil
+        follower = nil
+        if wasLeading {
+            failWrites(
+                .notEnoughReplicasAfterAppend,
+                "\(name) got another leader, or none, before enough replicas had confirmed the records;"
+                    + " whether they remain is unknown")
+            wakeReaders(all: true)
+            let parked = parkedFetches
+            parkedFetches = []
+            for (_, part) in parked { part.newsArrived() }
+        }
+        let waiters = flushWaiters
+        flushWaiters = []
+        for waiter in waiters { waiter.body() }
+    }
+
+    /// What is to be noted of the log, if it has changed since the last time.
+    func takeCheckpoint(all: Bool) -> LogCheckpoint? {
+        let checkpoint = log?.checkpoint(highWatermark: highWatermark)
+        guard all || checkpoint != lastCheckpoint else { return nil }
+        lastCheckpoint = checkpoint
+        return checkpoint
+    }
+
+    var leaderConfiguration: PartitionLeader.Configuration {
+        PartitionLeader.Configuration(
+            minInSyncReplicas: settings.minInSyncReplicas,
+            maxReplicaLag: environment.maxReplicaLag,
+            countsDurableOnly: settings.flushPolicy == .commit)
+    }
+
+    // MARK: Time
+
+    func tick(now: MonotonicTime) {
+        if now >= earliestWriteDeadline { failOverdueWrites(now: now) }
+        if let deadline = leader?.nextDeadline, now >= deadline {
+            withLeader { $0.tick(now: now) }
+        }
+        if settings.flushPolicy == .interval, now - lastIntervalFlush > environment.flushInterval {
+            lastIntervalFlush = now
+            flushSoon()
+        }
+    }
+
+    // MARK: Effects
+
+    /// Steps the leader's core and carries out what follows.
+    func withLeader(_ step: (inout PartitionLeader) -> [PartitionLeader.Effect]) {
+        // In place: a copy of the core would copy what it knows of each follower.
+        guard let effects = leader?.perform(step) else { return }
+        for effect in effects {
+            switch effect {
+            case .advanceHighWatermark(let end):
+                highWatermark = end
+                confirmWrites()
+                wakeReaders(all: false)
+                for (_, part) in parkedFetches { part.highWatermarkMoved() }
+            case .fellBelowMinISR:
+                failWrites(
+                    .notEnoughReplicasAfterAppend,
+                    "the records are appended to \(name), but its in-sync replicas fell below"
+                        + " min.insync.replicas; whether they remain is unknown")
+            case .propose(let proposal):
+                environment.proposals.send(proposal, of: self)
+            }
+        }
+    }
+
+    /// What the controller, or the way to it, made of a proposal.
+    func proposalSettled(
+        attempt: UInt64, leaderEpoch: LeaderEpoch, _ outcome: ISRProposalOutcome
+    ) {
+        eventLoop.preconditionInEventLoop()
+        // An earlier epoch's attempt: nothing of it counts any more.
+        guard leader?.leaderEpoch == leaderEpoch else { return }
+        withLeader { $0.proposalSettled(attempt: attempt, outcome, now: shard.now) }
+    }
+}
+
+extension PartitionLeader {
+    /// Changes the value where it is.
+    fileprivate mutating func perform(_ step: (inout Self) -> [Effect]) -> [Effect] {
+        step(&self)
+    }
+}

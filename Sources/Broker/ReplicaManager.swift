@@ -1,0 +1,285 @@
+import Essentials
+import HashTreeCollections
+import Logging
+import Metadata
+import NIOCore
+import NIOPosix
+import RPC
+import Replication
+import Storage
+import Synchronization
+
+/// All replicas of this broker: finds them for services, and keeps them as the metadata says.
+///
+/// `replica` and `registerReplicaService` may be called from any thread; all else belongs to the control
+/// loop. A replica that the metadata assigns here exists at once and serves when its log is open.
+final class ReplicaManager: @unchecked Sendable {
+    // Sendable: what is not constant is touched on `controlLoop` only, or guarded by `index`.
+
+    struct Options: Sendable {
+        var clusterID: String
+        var nodeID: NodeID
+        /// The `log.dirs`: new partitions go to the one with the fewest.
+        var logDirectories: [String]
+        /// How long a follower may lag (`replica.lag.time.max.ms`).
+        var maxReplicaLag = Duration.seconds(30)
+        /// How long a fetch waits for news (`replica.fetch.wait.max.ms`).
+        var maxFetchWait = Duration.milliseconds(500)
+        /// The most in one answer (`replica.fetch.response.max.bytes`).
+        var maxFetchBytes = 10 << 20
+        /// How often logs under `flush.policy=interval` are flushed.
+        var flushInterval = Duration.seconds(1)
+        /// How often high watermarks are noted (`replica.high.watermark.checkpoint.interval.ms`).
+        var checkpointInterval = Duration.seconds(5)
+        /// Threads that open, close and delete logs (`num.recovery.threads.per.data.dir`).
+        var storageThreads = 2
+    }
+
+    let options: Options
+    let controlLoop: any EventLoop
+    let shards: [ReplicaShard]
+    let disks: ReplicaDisks
+    let pool: NIOThreadPool
+    let environment: ReplicaEnvironment
+    let logger: Logger
+    private let brokerEpochBox: BrokerEpochBox
+    private let service: ReplicaFetchService
+
+    private struct Index {
+        var byID: [TopicPartition: Replica] = [:]
+        var byName: [String: [Int32: Replica]] = [:]
+    }
+
+    // A lock, because every connection's loop looks replicas up; held for the look-up only.
+    private let index: IndexBox
+
+    // Control loop only.
+    private var hasApplied = false
+    /// Which partition a folder belongs to, until it is deleted.
+    var folders: [PartitionFolder: TopicPartition] = [:]
+    /// Replicas whose folder's name is still in use by a deleted topic's.
+    var waitingForFolder: [PartitionFolder: Replica] = [:]
+    var checkpointTimer: RepeatedTask?
+    var isStopping = false
+
+    private final class IndexBox: Sendable {
+        let value = Mutex(Index())
+    }
+
+    /// The broker epoch, which fetches and proposals carry; set with each registration.
+    private final class BrokerEpochBox: Sendable {
+        let value = Mutex(BrokerEpoch.none)
+    }
+
+    /// Opens the log directories.
+    ///
+    /// - Throws: `LogError` when a directory is another's, in use, or cannot be used at all.
+    /// - Parameter alterPartition: takes a request to the active controller.
+    init(
+        options: Options, eventLoops: [any EventLoop], controlLoop: any EventLoop,
+        alterPartition: @escaping ReplicaProposals.Send, logger: Logger
+    ) throws(LogError) {
+        invariant(!eventLoops.isEmpty, "a broker needs a data event loop")
+        let brokerEpoch = BrokerEpochBox()
+        let index = IndexBox()
+        self.options = options
+        self.controlLoop = controlLoop
+        self.logger = logger
+        self.index = index
+        brokerEpochBox = brokerEpoch
+        disks = try ReplicaDisks(paths: options.logDirectories, logger: logger)
+        pool = NIOThreadPool(numberOfThreads: max(1, options.storageThreads))
+        shards = eventLoops.map { ReplicaShard(eventLoop: $0) }
+        let currentEpoch: @Sendable () -> BrokerEpoch = { brokerEpoch.value.withLock { $0 } }
+        environment = ReplicaEnvironment(
+            nodeID: options.nodeID, maxReplicaLag: options.maxReplicaLag,
+            flushInterval: options.flushInterval,
+            fetchers: ReplicaFetchers(
+                eventLoops: eventLoops,
+                options: ReplicaFetcher.Options(
+                    clusterID: options.clusterID, nodeID: options.nodeID,
+                    maxWait: options.maxFetchWait, maxBytes: options.maxFetchBytes),
+                brokerEpoch: currentEpoch, logger: logger),
+            proposals: ReplicaProposals(
+                nodeID: options.nodeID, brokerEpoch: currentEpoch, send: alterPartition,
+                logger: logger),
+            logger: logger)
+        service = ReplicaFetchService(clusterID: options.clusterID) { id in
+            index.value.withLock { $0.byID[id] }
+        }
+        pool.start()
+        for shard in shards { shard.eventLoop.execute { shard.start() } }
+        startCheckpoints()
+    }
+
+    // MARK: Any thread
+
+    /// The replica that this broker hosts; `nil` for none.
+    func replica(topic: String, partition: Int32) -> Replica? {
+        index.value.withLock { $0.byName[topic]?[partition] }
+    }
+
+    func replica(_ id: TopicPartition) -> Replica? {
+        index.value.withLock { $0.byID[id] }
+    }
+
+    /// Serves followers: `millrace.internal.v1.Replica/Fetch`.
+    func registerReplicaService(in router: inout Router) {
+        service.register(in: &router)
+    }
+
+    /// The epoch of the newest registration, for fetches and proposals.
+    func registered(epoch: BrokerEpoch) {
+        brokerEpochBox.value.withLock { $0 = epoch }
+    }
+
+    var brokerEpoch: BrokerEpoch { brokerEpochBox.value.withLock { $0 } }
+
+    var allReplicas: [Replica] { index.value.withLock { Array($0.byID.values) } }
+
+    // MARK: Metadata
+
+    /// Brings the replicas in line with the image.
+    ///
+    /// The first call must come with an image that is caught up: what it does not know is deleted.
+    func apply(image: MetadataImage, delta: MetadataDelta) {
+        guard !isStopping else { return }
+        let isFirst = !hasApplied
+        hasApplied = true
+        if isFirst {
+            disks.deleteStrays { id in
+                image.partition(id)?.replicas.contains(options.nodeID) == true
+            }
+            onPool { [disks] in disks.removeLeftovers() }
+        }
+        var work: [ObjectIdentifier: [@Sendable () -> Void]] = [:]
+        if isFirst || !delta.changedBrokers.isEmpty { brokersChanged(image, &work) }
+        removeUnassigned(image, delta)
+        for id in partitionsToUpdate(image, delta, isFirst: isFirst).sorted() {
+            guard let topic = image.topics[id.topic], let state = image.partition(id),
+                state.replicas.contains(options.nodeID)
+            else { continue }
+            let settings = ReplicaSettings(image: image, topic: topic.name, state: state)
+            let replica = replica(id) ?? create(id, topic: topic.name, settings: settings)
+            let assignment = PartitionAssignment(state)
+            work[ObjectIdentifier(replica.shard), default: []].append {
+                replica.assign(assignment, settings: settings)
+            }
+        }
+        for shard in shards {
+            guard let steps = work[ObjectIdentifier(shard)] else { continue }
+            shard.eventLoop.execute { for step in steps { step() } }
+        }
+    }
+
+    private func brokersChanged(
+        _ image: MetadataImage, _ work: inout [ObjectIdentifier: [@Sendable () -> Void]]
+    ) {
+        var statuses: [NodeID: BrokerStatus] = [:]
+        var addresses: [NodeID: (host: String, port: Int)] = [:]
+        for (id, broker) in image.brokers {
+            statuses[id] = BrokerStatus(epoch: broker.epoch, isActive: broker.isActive)
+            addresses[id] = (broker.host, broker.port)
+        }
+        environment.fetchers.update(addresses: addresses)
+        for shard in shards {
+            work[ObjectIdentifier(shard), default: []].append { [statuses] in
+                shard.update(brokers: statuses)
+            }
+        }
+    }
+
+    private func partitionsToUpdate(
+        _ image: MetadataImage, _ delta: MetadataDelta, isFirst: Bool
+    ) -> Set<TopicPartition> {
+        if isFirst { return Set(image.partitions(on: options.nodeID)) }
+        var partitions = delta.changedPartitions
+        for resource in delta.changedConfigs {
+            switch resource {
+            case .topic(let name):
+                let replicas = index.value.withLock {
+                    $0.byName[name].map { Array($0.values) } ?? []
+                }
+                for replica in replicas { partitions.insert(replica.id) }
+            default:
+                partitions.formUnion(image.partitions(on: options.nodeID))
+            }
+        }
+        return partitions
+    }
+
+    private func removeUnassigned(_ image: MetadataImage, _ delta: MetadataDelta) {
+        guard !delta.removedTopics.isEmpty || !delta.changedPartitions.isEmpty else { return }
+        let gone = allReplicas.filter { replica in
+            guard delta.removedTopics[replica.id.topic] == nil else { return true }
+            guard delta.changedPartitions.contains(replica.id) else { return false }
+            return image.partition(replica.id)?.replicas.contains(options.nodeID) != true
+        }
+        for replica in gone { remove(replica) }
+    }
+
+    // MARK: Coming and going
+
+    private func create(
+        _ id: TopicPartition, topic: String, settings: ReplicaSettings
+    ) -> Replica {
+        let slot = Int(
+            (id.topic.low &+ UInt64(truncatingIfNeeded: id.partition)) % UInt64(shards.count))
+        let shard = shards[slot]
+        let replica = Replica(
+            id: id, topic: topic, shard: shard, environment: environment, settings: settings)
+        index.value.withLock { index in
+            index.byID[id] = replica
+            index.byName[topic, default: [:]][id.partition] = replica
+        }
+        shard.eventLoop.execute { shard.add(replica) }
+        if folders[replica.folder] != nil {
+            // The deleted topic of this name is still on its way out.
+            waitingForFolder[replica.folder] = replica
+        } else {
+            open(replica)
+        }
+        return replica
+    }
+
+    private func remove(_ replica: Replica) {
+        index.value.withLock { index in
+            index.byID[replica.id] = nil
+            if index.byName[replica.topic]?[replica.id.partition] === replica {
+                index.byName[replica.topic]?[replica.id.partition] = nil
+            }
+            if index.byName[replica.topic]?.isEmpty == true { index.byName[replica.topic] = nil }
+        }
+        if waitingForFolder[replica.folder] === replica { waitingForFolder[replica.folder] = nil }
+        logger.info("deleting a replica", metadata: ["partition": "\(replica.name)"])
+        replica.eventLoop.execute { [self] in
+            // Still opening: whoever opens it sees that it is closed, and deletes it then.
+            if let opened = replica.close() { delete(opened, of: replica) }
+        }
+    }
+}
+
+extension PartitionAssignment {
+    init(_ state: PartitionState) {
+        self.init(
+            replicas: state.replicas, isr: state.isr,
+            eligibleLeaderReplicas: state.eligibleLeaderReplicas, leader: state.leader,
+            leaderEpoch: state.leaderEpoch, partitionEpoch: state.partitionEpoch)
+    }
+}
+
+extension ReplicaSettings {
+    init(image: MetadataImage, topic: String, state: PartitionState) {
+        let policy: FlushPolicy =
+            switch image.flushPolicy(topic: topic) {
+            case .commit: .commit
+            case .interval: .interval
+            case .os: .system
+            }
+        self.init(
+            minInSyncReplicas: image.minInSyncReplicas(
+                topic: topic, replicas: state.replicas.count),
+            flushPolicy: policy, maxMessageBytes: image.maxMessageBytes(topic: topic),
+            segmentBytes: image.segmentBytes(topic: topic))
+    }
+}

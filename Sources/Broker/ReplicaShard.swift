@@ -1,0 +1,115 @@
+import Essentials
+import Logging
+import NIOCore
+import Replication
+import Storage
+import Synchronization
+
+/// The replicas of one data event loop, and what they share: brokers' standing, time, flush results.
+final class ReplicaShard: @unchecked Sendable {
+    // Sendable: but for `flushed`, which has its own lock, everything is touched on `eventLoop` only.
+
+    private struct FlushResult: Sendable {
+        var replica: Replica
+        var ticket: FlushTicket
+        var result: Result<Void, LogError>
+    }
+
+    let eventLoop: any EventLoop
+    private(set) var replicas: [TopicPartition: Replica] = [:]
+    private(set) var brokers: [NodeID: BrokerStatus] = [:]
+    private var timer: RepeatedTask?
+    // A lock, because flusher threads report here: many results cross over in one hop.
+    private let flushed = Mutex<[FlushResult]>([])
+
+    /// How often deadlines of clients and of followers are looked at.
+    private static let tickInterval = TimeAmount.milliseconds(20)
+
+    init(eventLoop: any EventLoop) {
+        self.eventLoop = eventLoop
+    }
+
+    var now: MonotonicTime { .now }
+
+    func start() {
+        eventLoop.preconditionInEventLoop()
+        timer = eventLoop.scheduleRepeatedTask(
+            initialDelay: Self.tickInterval, delay: Self.tickInterval
+        ) { [unowned self] _ in
+            let now = self.now
+            for replica in replicas.values { replica.tick(now: now) }
+        }
+    }
+
+    private func stop() {
+        eventLoop.preconditionInEventLoop()
+        timer?.cancel()
+        timer = nil
+        replicas = [:]
+    }
+
+    /// What is to be noted of the logs here: those whose high watermark or durable end has moved.
+    func takeCheckpoints(
+        all: Bool = false
+    ) -> [(disk: ReplicaDisk, logs: [String: LogCheckpoint])] {
+        eventLoop.preconditionInEventLoop()
+        var byDisk: [ObjectIdentifier: (disk: ReplicaDisk, logs: [String: LogCheckpoint])] = [:]
+        for replica in replicas.values {
+            guard let disk = replica.opened?.disk, let checkpoint = replica.takeCheckpoint(all: all)
+            else { continue }
+            byDisk[ObjectIdentifier(disk), default: (disk, [:])].logs[replica.name] = checkpoint
+        }
+        return Array(byDisk.values)
+    }
+
+    /// Ends all service here; the logs are the caller's to close.
+    func closeAll() -> [OpenedLog] {
+        eventLoop.preconditionInEventLoop()
+        let logs = replicas.values.compactMap { $0.close() }
+        stop()
+        return logs
+    }
+
+    func add(_ replica: Replica) {
+        eventLoop.preconditionInEventLoop()
+        replicas[replica.id] = replica
+    }
+
+    func remove(_ replica: Replica) {
+        eventLoop.preconditionInEventLoop()
+        if replicas[replica.id] === replica { replicas[replica.id] = nil }
+    }
+
+    func update(brokers: [NodeID: BrokerStatus]) {
+        eventLoop.preconditionInEventLoop()
+        self.brokers = brokers
+        for replica in replicas.values { replica.standingChanged() }
+    }
+
+    /// Hands a flush to the log directory's flusher and its result back to the replica.
+    func flush(_ ticket: FlushTicket, of replica: Replica, with flusher: LogFlusher) {
+        flusher.submit(ticket) { result in
+            let isFirst = self.flushed.withLock { results in
+                results.append(FlushResult(replica: replica, ticket: ticket, result: result))
+                return results.count == 1
+            }
+            guard isFirst else { return }
+            self.eventLoop.execute { self.handOutFlushResults() }
+        }
+    }
+
+    private func handOutFlushResults() {
+        let results = flushed.withLock { results in
+            defer { results = [] }
+            return results
+        }
+        for flush in results { flush.replica.flushEnded(flush.ticket, flush.result) }
+    }
+}
+
+extension MonotonicTime {
+    /// The machine's monotonic clock.
+    static var now: MonotonicTime {
+        MonotonicTime(nanoseconds: Int64(clamping: NIODeadline.now().uptimeNanoseconds))
+    }
+}
