@@ -36,6 +36,8 @@ final class ClientCall: @unchecked Sendable {
     private var earlyBytes = 0
     /// Bytes returned early that the reader's `consume` still covers.
     private var credit = 0
+    /// The server refused the call once, and it was sent again.
+    private var wasRefused = false
 
     init(
         path: String, pieces: [ByteBuffer], encoding: PayloadEncoding,
@@ -249,6 +251,12 @@ extension ClientCall: HTTP2StreamDelegate {
         switch end {
         case .complete:
             fail(RPCError(status: .unknown, "\(address) ended the call without an answer"))
+        case .reset(.refusedStream) where !wasRefused:
+            // Certainly not processed, so sending it again is safe. It happens before a server's
+            // settings arrive, and around a GOAWAY.
+            wasRefused = true
+            self.stream = nil
+            transport?.wait(self)
         case .reset(.refusedStream):
             fail(
                 RPCError(

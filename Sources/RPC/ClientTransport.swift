@@ -77,6 +77,11 @@ final class ClientTransport: @unchecked Sendable {
         }
         deadlines.add(call)
         if waiting.isEmpty, open(call) { return }
+        wait(call)
+    }
+
+    /// Lets the call wait for room, or for a connection.
+    func wait(_ call: ClientCall) {
         guard waiting.count < limits.maxWaitingCalls else {
             refuse(
                 call,
