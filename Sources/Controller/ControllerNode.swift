@@ -55,7 +55,7 @@ package final class ControllerNode: Sendable {
         let server: RPCServer
         do {
             server = try await RPCServer.start(
-                host: configuration.listener.host.isEmpty ? "::" : configuration.listener.host,
+                host: configuration.listener.host.isEmpty ? "0.0.0.0" : configuration.listener.host,
                 port: configuration.listener.port, router: router, group: group, logger: logger)
         } catch {
             await parts.stop()

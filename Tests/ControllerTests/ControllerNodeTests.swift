@@ -1,7 +1,9 @@
 import Essentials
+import Foundation
 import NIOCore
 import Protocol
 import RPC
+import SwiftProtobuf
 import Testing
 
 @Suite(.serialized) struct ControllerNodeTests {
@@ -112,6 +114,41 @@ import Testing
             }
             #expect(try await broker.heartbeat().isFenced == false)
             await broker.die()
+        }
+    }
+
+    @Test func leaderAltersItsPartitionAndHearsWhatIsSoNow() async throws {
+        try await TestControllers.run(1) { cluster in
+            let leader = try await TestBroker(1, in: cluster)
+            let follower = try await TestBroker(2, in: cluster)
+            var create = WireCreateTopicRequest()
+            create.name = "t"
+            create.assignments = [.with { $0.replicas = [1, 2] }]
+            let created: WireCreateTopicResponse = try await cluster.admin(
+                "Admin/CreateTopic", create, at: 101)
+
+            var request = WireAlterPartitionRequest()
+            request.brokerID = 1
+            request.brokerEpoch = leader.epoch.rawValue
+            var change = WireAlterPartitionRequest.PartitionChange()
+            change.topicID = Data(try #require(TopicID(created.topicID)).bytes)
+            var member = WireAlterPartitionRequest.IsrMember()
+            member.brokerID = 1
+            member.brokerEpoch = leader.epoch.rawValue
+            change.isr = [member]
+            request.partitions = [change]
+            let accepted: WireAlterPartitionResponse = try await cluster.client(101).call(
+                "/millrace.internal.v1.Controller/AlterPartition", request, timeout: .seconds(10))
+            let result = try #require(accepted.partitions.first)
+            #expect(result.error == "" && result.isr == [1] && result.partitionEpoch == 1)
+            #expect(result.leaderID == 1 && result.leaderEpoch == 0)
+            #expect(result.topicID == change.topicID)
+
+            let refused: WireAlterPartitionResponse = try await cluster.client(101).call(
+                "/millrace.internal.v1.Controller/AlterPartition", request, timeout: .seconds(10))
+            #expect(refused.partitions.first?.error == "INVALID_UPDATE_VERSION")
+            await leader.die()
+            await follower.die()
         }
     }
 }
