@@ -239,6 +239,10 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
             state: ControllerState(
                 image: committed, options: options, now: .now,
                 generator: SeededGenerator(seed: .random(in: .min ... .max))))
+        submit { state, _ in
+            state.initializeFeatures()
+        } completion: { _ in
+        }
         onActive?()
     }
 

@@ -55,8 +55,7 @@ final class ControllerParts: @unchecked Sendable {
             })
         controller.onFailure = { _ in onFailure() }
         quorum = QuorumNode(
-            options: QuorumNode.Options(
-                configuration, properties: properties, voters: voters),
+            options: QuorumNode.Options(configuration, properties: properties),
             listener: controller, eventLoop: eventLoop, logger: logger)
         link.quorum = quorum
         watch = BrokerWatch(controller: controller, eventLoop: eventLoop, logger: logger)
@@ -116,18 +115,5 @@ extension ControllerOptions {
         replicationFactor = configuration.defaultReplicationFactor
         minInSyncReplicas = configuration.minInSyncReplicas
         uncleanLeaderElection = configuration.uncleanLeaderElection
-    }
-}
-
-extension QuorumNode.Options {
-    fileprivate init(
-        _ configuration: NodeConfiguration, properties: MetaProperties, voters: [QuorumVoter]
-    ) {
-        self.init(
-            clusterID: properties.clusterID, local: configuration.nodeID,
-            directory: properties.directoryID, voters: voters,
-            directoryPath: configuration.metadataLogDirectory)
-        electionTimeout = configuration.quorumElectionTimeout
-        fetchTimeout = configuration.quorumFetchTimeout
     }
 }

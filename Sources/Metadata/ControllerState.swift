@@ -105,6 +105,15 @@ package struct ControllerState: Sendable {
         return draft.result(broker.id)
     }
 
+    /// Writes down, once in a cluster's life, which level its metadata records start at.
+    package func initializeFeatures() -> ControllerResult<Void> {
+        var draft = MetadataDraft(image: image, options: options)
+        if image.features[MetadataImage.metadataVersion] == nil {
+            draft.append(.featureLevel(name: MetadataImage.metadataVersion, level: 1))
+        }
+        return draft.result(())
+    }
+
     /// Lets preferred replicas that are in sync lead again, at most `limit` of them.
     package func electPreferred(limit: Int) -> ControllerResult<Int> {
         var draft = MetadataDraft(image: image, options: options)

@@ -142,6 +142,7 @@ final class TestBroker: Sendable {
         request.host = "127.0.0.1"
         request.port = Int32(server.port)
         request.previousBrokerEpoch = -1
+        request.maxFeatureLevel = 1
         let voter = try #require(cluster.voters.first)
         let active = try await cluster.active(asking: voter.id)
         let endpoint = try #require(cluster.voters.first { $0.id == active }).endpoint

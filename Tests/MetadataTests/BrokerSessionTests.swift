@@ -148,6 +148,14 @@ import Testing
             refusal { _ = try state.registerBroker(request, now: .zero) } == .unsupportedVersion)
     }
 
+    @Test func featureLevelIsWrittenDownOnce() {
+        var cluster = TestCluster()
+        cluster.commit(cluster.state.initializeFeatures())
+        cluster.commit(cluster.state.initializeFeatures())
+        #expect(cluster.log == [.featureLevel(name: "metadata.version", level: 1)])
+        #expect(cluster.image.featureLevel == 1)
+    }
+
     @Test func unregisteredBrokerLeavesIsrAndElr() throws {
         var cluster = try TestCluster(brokers: 3)
         try cluster.create("t", assignments: [[1, 2, 3]])
