@@ -32,6 +32,9 @@ package struct Endpoint: Hashable, Sendable, CustomStringConvertible {
     /// Whether it means every interface of this machine, so that nobody can connect to it by name.
     package var isWildcard: Bool { host.isEmpty || host == "0.0.0.0" || host == "::" }
 
+    /// The host to listen on, which every interface has a name for here.
+    package var bindHost: String { host.isEmpty ? "0.0.0.0" : host }
+
     package var description: String {
         host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
     }

@@ -110,9 +110,9 @@ struct NodeProcess {
 enum PortProbe {
     /// Whether another process listens on this address; `false` where that cannot be told.
     static func isTaken(_ endpoint: Endpoint) -> Bool {
-        let host = endpoint.host.isEmpty ? "0.0.0.0" : endpoint.host
         guard
-            let address = try? SocketAddress.makeAddressResolvingHost(host, port: endpoint.port)
+            let address = try? SocketAddress.makeAddressResolvingHost(
+                endpoint.bindHost, port: endpoint.port)
         else { return false }
         let family = address.protocol == .inet6 ? AF_INET6 : AF_INET
         let descriptor = socket(family, Int32(SOCK_STREAM.rawValue), 0)
