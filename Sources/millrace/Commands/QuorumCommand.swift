@@ -1,5 +1,4 @@
 import ArgumentParser
-import Glibc
 import Millrace
 
 /// `millrace quorum`: the metadata quorum, as its leader sees it.
@@ -80,9 +79,7 @@ struct QuorumReplicationCommand: AsyncParsableCommand {
     private func age(_ timestamp: Int64?, of status: String) -> String {
         if status == "leader" { return "-" }
         guard let timestamp else { return "never" }
-        var now = timespec()
-        clock_gettime(CLOCK_REALTIME, &now)
-        let age = Int64(now.tv_sec) * 1000 + Int64(now.tv_nsec) / 1_000_000 - timestamp
+        let age = WallClock.milliseconds() - timestamp
         return "\(max(0, age)) ms ago"
     }
 }
