@@ -21,14 +21,13 @@ struct BatchScanner {
     private var windowStart = 0
     private var windowCount = 0
 
-    init(_ file: any File, from position: Int, to end: Int, checksCRC: Bool) {
+    init(_ file: any File, from position: Int, to end: Int, checksCRC: Bool, window: Int) {
         self.file = file
         self.position = position
         self.end = end
         self.checksCRC = checksCRC
-        // Little is wasted on a short walk, and little is called for on a long one.
-        let size = min(checksCRC ? 1 << 20 : 1 << 16, max(end - position, RecordBatchHeader.size))
-        window = [UInt8](repeating: 0, count: size)
+        let size = max(RecordBatchHeader.size, min(window, end - position))
+        self.window = [UInt8](repeating: 0, count: size)
     }
 
     /// Goes on to the next batch.

@@ -113,7 +113,7 @@ extension FileSystem {
     /// Makes the directory and those above it, each durable in the one above.
     package func makeDirectories(_ path: String) throws(FileError) {
         if try isDirectory(path) { return }
-        let parent = Self.parent(of: path)
+        let parent = parentDirectory(of: path)
         if parent != path { try makeDirectories(parent) }
         try makeDirectory(path)
         try syncDirectory(parent)
@@ -132,12 +132,14 @@ extension FileSystem {
         try removeDirectory(path)
     }
 
-    static func parent(of path: String) -> String {
-        var path = path[...]
-        while path.count > 1, path.last == "/" { path.removeLast() }
-        guard let slash = path.lastIndex(of: "/") else { return "." }
-        return slash == path.startIndex ? "/" : String(path[..<slash])
-    }
+}
+
+/// The directory that `path` is in.
+func parentDirectory(of path: String) -> String {
+    var path = path[...]
+    while path.count > 1, path.last == "/" { path.removeLast() }
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
 }
 
 extension File {

@@ -1,5 +1,4 @@
 package import Essentials
-import Synchronization
 
 /// What has to be synced so that a log is durable up to some offset; may be taken to any thread.
 package struct FlushTicket: Sendable {
@@ -13,16 +12,20 @@ package struct FlushTicket: Sendable {
     let generation: UInt64
     /// What is durable once the ticket is performed.
     package let end: Offset
-    let directory: String
-    let fileSystem: any FileSystem
+    let folder: LogFolder
     let health: StorageHealth
     var work: [Work]
     /// The changes to the folder that are durable once it is performed; `nil` if all are already.
     var directoryChanges: UInt64?
-    var epochs: (file: EpochFile, bytes: [UInt8], version: UInt64)?
+    /// The leader epochs, if what is written of them is out of date.
+    var epochs: (bytes: [UInt8], version: UInt64)?
+    /// A file that has to be synced can't be.
+    var failure: FileError?
 
     /// Whether there is nothing to sync.
-    package var isEmpty: Bool { work.isEmpty && directoryChanges == nil && epochs == nil }
+    package var isEmpty: Bool {
+        work.isEmpty && directoryChanges == nil && epochs == nil && failure == nil
+    }
 
     /// Syncs; blocks until that is done.
     ///
@@ -31,16 +34,17 @@ package struct FlushTicket: Sendable {
     package func perform() throws(LogError) {
         try health.check()
         do throws(FileError) {
-            if let (file, bytes, version) = epochs {
+            if let failure { throw failure }
+            if let (bytes, version) = epochs {
                 do throws(FileError) {
-                    try file.write(bytes, version: version)
+                    try folder.writeEpochs(bytes, version: version)
                 } catch {
                     // The batches tell the epochs too; what is asked for here is that they last.
                     guard error.isOutOfSpace else { throw error }
                 }
             }
             // A segment counts only once it can be found.
-            if directoryChanges != nil { try fileSystem.syncDirectory(directory) }
+            if directoryChanges != nil { try folder.sync() }
             for work in work { try work.file.syncData() }
         } catch {
             health.fail("\(error)")
@@ -54,6 +58,7 @@ package struct FlushTicket: Sendable {
         work = older.work.filter { !known.contains($0.segment) } + work
         directoryChanges = directoryChanges ?? older.directoryChanges
         if epochs == nil { epochs = older.epochs }
+        if failure == nil { failure = older.failure }
     }
 }
 
@@ -63,24 +68,28 @@ extension Log {
     /// Perform it on another thread, `LogFlusher` for one, and give it to `completeFlush` here.
     package func prepareFlush() -> FlushTicket {
         var work: [FlushTicket.Work] = []
+        var failure: FileError?
         for segment in segments.reversed() {
             // Older segments were flushed before newer ones came to be, as a rule.
             guard !segment.isDurable else {
                 if segment !== active { break }
                 continue
             }
-            guard let file = try? segment.open() else { continue }
-            work.append(
-                FlushTicket.Work(file: file, segment: segment.baseOffset, size: segment.size))
+            do throws(FileError) {
+                work.append(
+                    FlushTicket.Work(
+                        file: try segment.open(), segment: segment.baseOffset, size: segment.size))
+            } catch {
+                failure = error
+            }
         }
         work.reverse()
         let changes = directoryChanges
         return FlushTicket(
-            generation: generation, end: logEndOffset, directory: directory,
-            fileSystem: fileSystem, health: health, work: work,
+            generation: generation, end: logEndOffset, folder: files, health: health, work: work,
             directoryChanges: changes.made > changes.durable ? changes.made : nil,
-            epochs: epochsVersion > epochFile.writtenVersion
-                ? (epochFile, epochs.encoded, epochsVersion) : nil)
+            epochs: epochsVersion > files.writtenEpochs ? (epochs.encoded, epochsVersion) : nil,
+            failure: failure)
     }
 
     /// Takes note that `ticket` was performed, and returns what is durable now.
@@ -102,7 +111,7 @@ extension Log {
         return durableOffset
     }
 
-    /// Makes everything durable; blocks until that is done. For shutting down, and for tests.
+    /// Makes everything durable, and blocks until that is done: for shutting down, and for tests.
     package func flush() throws(LogError) {
         let ticket = prepareFlush()
         try ticket.perform()
@@ -115,28 +124,5 @@ extension Log {
         return LogCheckpoint(
             recoveryPoint: durableOffset, highWatermark: min(highWatermark, durableOffset),
             generation: generation)
-    }
-}
-
-/// The file with a log's leader epochs; the newest version stays, whichever thread comes last.
-final class EpochFile: Sendable {
-    private let directory: String
-    private let fileSystem: any FileSystem
-    private let written = Mutex<UInt64>(0)
-
-    init(directory: String, fileSystem: any FileSystem) {
-        self.directory = directory
-        self.fileSystem = fileSystem
-    }
-
-    /// The newest version that is in the file, durably.
-    var writtenVersion: UInt64 { written.withLock { $0 } }
-
-    func write(_ bytes: [UInt8], version: UInt64) throws(FileError) {
-        try written.withLock { written throws(FileError) in
-            guard version > written else { return }
-            try fileSystem.replaceFile(EpochCache.fileName, in: directory, with: bytes)
-            written = version
-        }
     }
 }

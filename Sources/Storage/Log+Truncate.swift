@@ -20,9 +20,9 @@ extension Log {
         let number = segmentIndex(for: offset)
         let segment = segments[number]
         let (position, end) = try cut(of: segment, at: min(offset, logEndOffset))
-        generation += 1
         // First, or a crash would leave a log shorter than what is said to be known of it.
-        try store?.willTruncate(folder, to: end, generation: generation)
+        try store?.willTruncate(folder, to: end, generation: generation + 1)
+        generation += 1
         recent.truncate(to: end)
         do throws(LogError) {
             try removeSegments(after: number)
@@ -43,8 +43,8 @@ extension Log {
     /// The old records are gone durably when this returns, and no epoch is known any more.
     package func truncateFully(andStartAt offset: Offset) throws(LogError) {
         try checkMayTruncate()
+        try store?.willTruncate(folder, to: 0, generation: generation + 1)
         generation += 1
-        try store?.willTruncate(folder, to: 0, generation: generation)
         try store?.setLogStart(folder, to: nil)
         recent.removeAll()
         do throws(LogError) {
@@ -145,7 +145,7 @@ extension Log {
     private func epochsChanged() throws(LogError) {
         epochsVersion += 1
         try io { () throws(FileError) in
-            try epochFile.write(epochs.encoded, version: epochsVersion)
+            try files.writeEpochs(epochs.encoded, version: epochsVersion)
         }
     }
 

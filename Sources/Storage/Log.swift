@@ -23,10 +23,10 @@ package final class Log {
     let health: StorageHealth
     let store: (any LogCheckpointStore)?
 
-    /// In the order of their offsets; the last one is written. Never empty.
+    /// In the order of their offsets, the last being the one that is written; never empty.
     var segments: [Segment]
     var epochs: EpochCache
-    let epochFile: EpochFile
+    let files: LogFolder
     /// Counts the changes of `epochs`.
     var epochsVersion: UInt64 = 0
     var recent: RecentBatches
@@ -41,7 +41,7 @@ package final class Log {
     package internal(set) var lastBatchEpoch: LeaderEpoch
 
     /// Counts truncations, so that what was under way before one is recognised after it.
-    var generation: UInt64 = 0
+    var generation: UInt64
     /// Counts changes to the folder that are not yet durable, and those that are.
     var directoryChanges: (made: UInt64, durable: UInt64) = (0, 0)
     /// Segments above damage, which are removed when the log is truncated below them.
@@ -62,13 +62,14 @@ package final class Log {
         self.store = store
         segments = recovery.segments
         epochs = recovery.epochs
-        epochFile = EpochFile(directory: recovery.directory, fileSystem: recovery.fileSystem)
+        files = LogFolder(path: recovery.directory, fileSystem: recovery.fileSystem)
         recent = RecentBatches(maxBytes: recovery.config.tailBytes)
         logStartOffset = recovery.logStartOffset
         logEndOffset = recovery.logEndOffset
         durableOffset = recovery.logEndOffset
         lastBatchEpoch = recovery.lastBatchEpoch
         setAside = recovery.setAside
+        generation = recovery.checkpoint.generation
         if case .damaged(let offset, _) = recovery.report.outcome {
             refusal = .damaged(at: offset)
         }
@@ -198,10 +199,7 @@ package final class Log {
         recent.removeAll()
         let unique = String(UInt64.random(in: .min ... .max), radix: 36)
         let renamed = "\(directory).\(unique)\(LogDirectory.deletedSuffix)"
-        try io { () throws(FileError) in
-            try fileSystem.rename(directory, to: renamed)
-            try fileSystem.syncDirectory(LocalFileSystem.parent(of: directory))
-        }
+        try io { () throws(FileError) in try files.delete(renamedTo: renamed) }
         directory = renamed
         return renamed
     }

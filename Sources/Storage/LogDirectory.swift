@@ -26,8 +26,11 @@ package final class LogDirectory: LogCheckpointStore {
         var checkpoints: DirectoryCheckpoints
         /// Logs whose state on disk may not be that of a clean stop.
         var unsettled: Set<String>
-        /// How often each log was truncated while open.
+        /// Checkpoint files that are not, or not certainly, what `checkpoints` says.
+        var unwritten: Set<DirectoryCheckpoints.Kind> = []
+        /// What an open log's checkpoints are of: its opening, and its truncations since.
         var generations: [String: UInt64] = [:]
+        var openings: UInt64 = 0
         var isClosed = false
     }
 
@@ -101,8 +104,12 @@ package final class LogDirectory: LogCheckpointStore {
             let isTrusted = wasCleanShutdown && !state.unsettled.contains(folder)
             // From here on, until it is closed in order.
             state.unsettled.insert(folder)
-            state.generations[folder] = 0
-            return (state.checkpoints[folder], isTrusted)
+            // So that a checkpoint of another log, once in the same folder, isn't taken for this one's.
+            state.openings += 1
+            var checkpoint = state.checkpoints[folder]
+            checkpoint.generation = state.openings << 32
+            state.generations[folder] = checkpoint.generation
+            return (checkpoint, isTrusted)
         }
         return try Log.open(
             at: "\(path)/\(folder)", config: config, fileSystem: fileSystem,
@@ -233,10 +240,12 @@ package final class LogDirectory: LogCheckpointStore {
         try health.check()
         try state.withLock { state throws(LogError) in
             guard !state.isClosed else { throw .closed }
-            for kind in change(&state).sorted() {
+            state.unwritten.formUnion(change(&state))
+            for kind in state.unwritten.sorted() {
                 try io { () throws(FileError) in
                     try state.checkpoints.write(kind, to: path, fileSystem: fileSystem)
                 }
+                state.unwritten.remove(kind)
             }
         }
     }

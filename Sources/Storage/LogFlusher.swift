@@ -13,11 +13,11 @@ package final class LogFlusher: @unchecked Sendable {
     package typealias Completion = @Sendable (Result<Void, LogError>) -> Void
 
     private struct State {
-        /// The logs that wait and are not being synced, by folder, in order.
-        var order: [String] = []
-        var waiting: [String: (ticket: FlushTicket, completions: [Completion])] = [:]
+        /// The logs that wait and are not being synced, in order; their tickets keep them alive.
+        var order: [ObjectIdentifier] = []
+        var waiting: [ObjectIdentifier: (ticket: FlushTicket, completions: [Completion])] = [:]
         /// The logs that a thread is syncing now.
-        var busy: Set<String> = []
+        var busy: Set<ObjectIdentifier> = []
         var isStopping = false
     }
 
@@ -49,7 +49,7 @@ package final class LogFlusher: @unchecked Sendable {
             condition.unlock()
             return completion(.failure(.closed))
         }
-        let folder = ticket.directory
+        let folder = ObjectIdentifier(ticket.folder)
         if let (older, completions) = state.waiting.removeValue(forKey: folder) {
             var merged = ticket
             merged.merge(older)

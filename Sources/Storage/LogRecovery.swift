@@ -242,11 +242,11 @@ struct LogRecovery {
             // Their records are lost, or they had none: nobody leads in them any more.
             stored?.truncate(to: logEndOffset)
         }
-        if let stored, agrees(stored) {
+        for entry in epochsFound.entries {
+            stored?.assign(entry.epoch, startOffset: entry.startOffset)
+        }
+        if let stored, try isTrue(stored) {
             epochs = stored
-            for entry in epochsFound.entries {
-                epochs.assign(entry.epoch, startOffset: entry.startOffset)
-            }
         } else {
             report.rebuiltEpochs = hasEpochFile || logEndOffset > logStartOffset
             epochs = try epochsOfAllBatches()
@@ -257,20 +257,48 @@ struct LogRecovery {
         }
     }
 
-    /// Whether what the file says fits the batches that were walked over.
-    private func agrees(_ stored: EpochCache) -> Bool {
-        if let last = stored.entries.last, last.startOffset > logEndOffset { return false }
-        guard let firstFound = epochsFound.entries.first else {
-            return lastBatchEpoch == .none
-                || stored.epoch(at: logEndOffset + -1) == lastBatchEpoch
+    /// Whether each epoch starts where `cache` says.
+    ///
+    /// Since epochs never fall along a log, the batches on both sides of each start tell.
+    private func isTrue(_ cache: EpochCache) throws(LogError) -> Bool {
+        if let last = cache.entries.last, last.startOffset > logEndOffset { return false }
+        var before = LeaderEpoch.none
+        for entry in cache.entries {
+            let start = entry.startOffset
+            // After compaction the batch that ends there may be gone.
+            if start > logStartOffset, !config.allowsOffsetGaps {
+                guard let batch = try batch(with: start + -1), batch.nextOffset == start,
+                    batch.leaderEpoch == before
+                else { return false }
+            }
+            // The last one may be empty.
+            if start < logEndOffset {
+                guard try batch(with: start)?.leaderEpoch == entry.epoch else { return false }
+            }
+            before = entry.epoch
         }
-        // The first one may have begun earlier than the walk, which the file has to know.
-        guard
-            stored.epoch(at: firstFound.startOffset) == firstFound.epoch
-                || firstFound.startOffset == segments.first?.baseOffset
-        else { return false }
-        let later = stored.entries.filter { $0.startOffset > firstFound.startOffset }
-        return later.elementsEqual(epochsFound.entries.dropFirst().prefix(later.count))
+        guard logEndOffset > logStartOffset else { return true }
+        let last = logEndOffset + -1
+        if lastBatchEpoch >= 0 { return cache.epoch(at: last) == lastBatchEpoch }
+        return try batch(with: last)?.leaderEpoch == cache.epoch(at: last)
+    }
+
+    /// The batch with the record at `offset`, or the first above it.
+    private func batch(with offset: Offset) throws(LogError) -> RecordBatchHeader? {
+        guard let segment = segments.last(where: { $0.baseOffset <= offset }) else { return nil }
+        do throws(LogError) {
+            let start = try segment.loadIndex().position(for: offset)
+            var scanner = try segment.scanner(from: start, checksCRC: false, window: 4_096)
+            while case .batch(let header, _) = try io({ () throws(FileError) in
+                try scanner.next()
+            }) {
+                if header.nextOffset > offset { return header }
+            }
+            return nil
+        } catch {
+            guard case .corruptBatch = error else { throw error }
+            return nil
+        }
     }
 
     private func epochsOfAllBatches() throws(LogError) -> EpochCache {

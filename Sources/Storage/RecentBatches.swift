@@ -52,7 +52,9 @@ struct RecentBatches {
     }
 
     /// Whole batches from the one with `offset` on, all below `end`: at least one, and more while
-    /// they fit. `nil` when the batch with `offset` isn't here.
+    /// they fit.
+    ///
+    /// `nil` when the batch with `offset` isn't here.
     func read(from offset: Offset, below end: Offset, maxBytes: Int) -> ByteBuffer? {
         let live = pieces[first...]
         var index = live.partitioningIndex { $0.nextOffset > offset }

@@ -104,7 +104,7 @@ final class Segment {
         index?.restore(mark.index)
     }
 
-    /// Cuts the file to `size` bytes, durably. What follows the cut must not be needed any more.
+    /// Cuts the file to `newSize` bytes, durably.
     func truncate(to newSize: Int) throws(LogError) {
         try io { () throws(FileError) in
             let file = try open()
@@ -184,9 +184,15 @@ final class Segment {
     }
 
     /// Walks over the batches from the one at `start` on.
-    func scanner(from start: Int, checksCRC: Bool) throws(LogError) -> BatchScanner {
+    ///
+    /// - Parameter window: the bytes to read at a time; as many as are good for a long walk, unless given.
+    func scanner(
+        from start: Int, checksCRC: Bool, window: Int? = nil
+    ) throws(LogError) -> BatchScanner {
         let file = try io { () throws(FileError) in try open() }
-        return BatchScanner(file, from: start, to: size, checksCRC: checksCRC)
+        return BatchScanner(
+            file, from: start, to: size, checksCRC: checksCRC,
+            window: window ?? (checksCRC ? 1 << 20 : 1 << 16))
     }
 
     /// Writes the index files; that they are missing costs time, not records.

@@ -2,10 +2,9 @@ import Essentials
 import NIOCore
 import Records
 
-/// What speeds up looking into one segment: by offset, and by time. It can always be made again by
-/// walking over the segment's batches.
+/// What speeds up looking into one segment, by offset and by time.
 ///
-/// It is kept in memory for the segment that is written, and in two files (`.index`, `.timeindex`)
+/// It can always be made again by walking over the segment's batches. It is kept in memory for the segment that is written, and in two files (`.index`, `.timeindex`)
 /// for the others. The files end in a footer with a checksum and with what they belong to, so that
 /// one which is missing, cut, stale or another segment's is noticed, and made again.
 struct SegmentIndex: Equatable {

@@ -1,0 +1,191 @@
+import Essentials
+import Glibc
+import NIOCore
+import Records
+import Storage
+import Synchronization
+import Testing
+
+@Test func onlyWhatWasFlushedIsDurable() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let (log, _) = try Log.open(
+        at: directory.path, config: smallSegments(), fileSystem: disk, afterCleanShutdown: false)
+    try log.append(3)
+    #expect(log.durableOffset == 0)
+    let ticket = log.prepareFlush()
+    try log.append(3)
+    try ticket.perform()
+    #expect(log.completeFlush(ticket) == 3)
+    try log.flush()
+    #expect(log.durableOffset == 6)
+    #expect(log.prepareFlush().isEmpty)
+}
+
+/// S7.
+@Test func aFlushAfterARollSyncsBothFilesAndTheFolderFirst() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let (log, _) = try Log.open(
+        at: directory.path, config: smallSegments(), fileSystem: disk, afterCleanShutdown: false)
+    try log.append(5, size: 120)
+    try log.flush()
+    try log.append(1)
+    try log.append(5, size: 120)
+    let before = disk.calls.count
+    try log.flush()
+    let folder = try #require(directory.path.split(separator: "/").last)
+    #expect(
+        disk.calls[before...].filter { $0.hasPrefix("sync") } == [
+            "sync directory \(folder)", "sync 00000000000000000000.log",
+            "sync 00000000000000000006.log",
+        ])
+    #expect(log.durableOffset == 11)
+}
+
+@Test func aFlushThatEndsAfterATruncationCountsForNothing() throws {
+    let directory = try TemporaryDirectory()
+    let (log, _) = try Log.open(at: directory.path, afterCleanShutdown: false)
+    for _ in 0..<5 { try log.append(2, epoch: 1) }
+    let ticket = log.prepareFlush()
+    try log.truncate(to: 4)
+    for _ in 0..<5 { try log.append(2, epoch: 2) }
+    try ticket.perform()
+    #expect(log.completeFlush(ticket) <= 4)
+    try log.flush()
+    #expect(log.durableOffset == 14)
+}
+
+/// D7, S6.
+@Test func aFailedSyncIsFinalForTheWholeDirectory() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let logs = try LogDirectory.open(directory.path, fileSystem: disk)
+    let (log, _) = try logs.openLog("t-0")
+    let (other, _) = try logs.openLog("t-1")
+    try log.append()
+    let ticket = log.prepareFlush()
+    disk.fail { $0.operation == "sync" ? EIO : nil }
+    #expect(throws: LogError.self) { try ticket.perform() }
+    disk.fail(nil)
+    #expect(log.durableOffset == 0)
+    #expect(logs.health.failure != nil)
+    // Never again as if it were good.
+    #expect(throws: LogError.self) { try ticket.perform() }
+    #expect(throws: LogError.self) { try log.flush() }
+    #expect(throws: LogError.self) { try log.append() }
+    #expect(throws: LogError.self) { try other.append() }
+    #expect(throws: LogError.self) { try logs.checkpoint([:]) }
+    #expect(try logs.close(clean: true) == false)
+}
+
+/// D8, S8.
+@Test func aFullDiskFailsAppendsWholeAndWorkResumes() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let (log, _) = try Log.open(
+        at: directory.path, config: smallSegments(), fileSystem: disk, afterCleanShutdown: false)
+    for round in 0..<30 {
+        try log.append(3, epoch: LeaderEpoch(Int32(round / 10)))
+        let before = log.byteCount
+        let end = log.logEndOffset
+        for failing in ["write", "create"] {
+            disk.fail { [failing] in
+                $0.operation == failing && $0.path.hasSuffix(".log") ? ENOSPC : nil
+            }
+            // Many batches, so that some go to a segment that is not made yet.
+            var batches = makeBatch(2)
+            for _ in 0..<12 { batches.writeImmutableBuffer(makeBatch(2)) }
+            let headers = try RecordBatches.validateForAppend(batches, maxBatchBytes: 1_000)
+            let error = #expect(throws: LogError.self) {
+                try log.appendAsLeader(batches, headers: headers, leaderEpoch: 5)
+            }
+            guard case .io(let cause)? = error else {
+                Issue.record("\(String(describing: error))")
+                continue
+            }
+            #expect(cause.isOutOfSpace)
+        }
+        disk.fail(nil)
+        #expect(log.byteCount == before)
+        #expect(log.logEndOffset == end)
+        #expect(log.latestEpoch == LeaderEpoch(Int32(round / 10)))
+    }
+    #expect(try log.isWhole())
+    // Index files and the epoch file do not matter.
+    disk.fail {
+        $0.path.hasSuffix("index") || $0.path.contains("leader-epoch") ? ENOSPC : nil
+    }
+    for _ in 0..<30 { try log.append(3, epoch: 7) }
+    try log.flush()
+    #expect(log.durableOffset == log.logEndOffset)
+    disk.fail(nil)
+    try log.flush()
+    let (again, report) = try Log.open(
+        at: directory.path, config: smallSegments(), fileSystem: disk, afterCleanShutdown: false)
+    #expect(report.outcome == .recovered(truncatedBytes: 0))
+    #expect(again.logEndOffset == log.logEndOffset)
+    #expect(try again.isWhole())
+    #expect(again.endOffset(for: 6) == log.endOffset(for: 6))
+}
+
+@Test func aLogThatCannotBeCutBackGoesOffline() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let (log, _) = try Log.open(at: directory.path, fileSystem: disk, afterCleanShutdown: false)
+    try log.append(2)
+    disk.fail { ["write", "truncate"].contains($0.operation) ? EIO : nil }
+    let error = try #require(throws: LogError.self) { try log.append() }
+    disk.fail(nil)
+    #expect(throws: error) { try log.append() }
+    #expect(throws: error) { try log.truncate(to: 0) }
+    #expect(try log.isWhole())
+    let (again, _) = try Log.open(at: directory.path, afterCleanShutdown: false)
+    #expect(again.logEndOffset == 2)
+}
+
+@Test func theFlusherServesAllWhoWaitTogether() async throws {
+    let directory = try TemporaryDirectory()
+    let flusher = LogFlusher()
+    var logs: [Log] = []
+    for partition in 0..<6 {
+        logs.append(
+            try Log.open(at: "\(directory.path)/t-\(partition)", afterCleanShutdown: false).0)
+    }
+    for _ in 0..<20 {
+        await withTaskGroup(of: Void.self) { group in
+            for log in logs {
+                for _ in 0..<3 {
+                    _ = try? log.append(2)
+                    let ticket = log.prepareFlush()
+                    group.addTask {
+                        let result = await withCheckedContinuation { done in
+                            flusher.submit(ticket) { done.resume(returning: $0) }
+                        }
+                        #expect(throws: Never.self) { try result.get() }
+                    }
+                }
+            }
+        }
+    }
+    flusher.stop()
+    #expect(throws: LogError.closed) {
+        let result = Mutex<Result<Void, LogError>?>(nil)
+        flusher.submit(logs[0].prepareFlush()) { outcome in result.withLock { $0 = outcome } }
+        try result.withLock { $0 }?.get()
+    }
+}
+
+@Test func deletingALogDoesNotDisturbItsFlush() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    let log = try logs.createLog(PartitionFolder(topic: "t", partition: 0), topicID: .random())
+    log.assignEpoch(1, startOffset: 0)
+    try log.append(epoch: 1)
+    let ticket = log.prepareFlush()
+    let renamed = try logs.deleteLog(log)
+    try ticket.perform()
+    try logs.removeDeleted(renamed)
+    #expect(logs.health.failure == nil)
+    #expect(try logs.partitionFolders() == [])
+}

@@ -1,0 +1,191 @@
+import Essentials
+import Glibc
+import Storage
+import Testing
+
+/// D14, S13.
+@Test func aDirectoryIsUsedByOneAtATime() throws {
+    let directory = try TemporaryDirectory()
+    let first = try LogDirectory.open(directory.path)
+    #expect(throws: LogError.inUse(directory: directory.path)) {
+        try LogDirectory.open(directory.path)
+    }
+    try first.close(clean: false)
+    try LogDirectory.open(directory.path).close(clean: false)
+}
+
+/// D11, S5.
+@Test func onlyAStopInOrderLeavesAMarkAndTheNextStartTakesItAway() throws {
+    let directory = try TemporaryDirectory()
+    let first = try LogDirectory.open(directory.path)
+    #expect(!first.wasCleanShutdown)
+    let (log, _) = try first.openLog("t-0")
+    try log.append(4)
+    #expect(try first.close(clean: true) == false)  // a log is open
+
+    let second = try LogDirectory.open(directory.path)
+    #expect(!second.wasCleanShutdown)
+    #expect(try second.close(clean: true) == false)  // a log was never looked at
+
+    let third = try LogDirectory.open(directory.path)
+    let (again, report) = try third.openLog("t-0")
+    #expect(report.outcome == .recovered(truncatedBytes: 0))
+    #expect(report.checkedBytes > 0)
+    try third.closeLog(again)
+    #expect(try third.close(clean: true, brokerEpoch: BrokerEpoch(77)))
+
+    let fourth = try LogDirectory.open(directory.path)
+    #expect(fourth.wasCleanShutdown)
+    #expect(fourth.lastBrokerEpoch == BrokerEpoch(77))
+    #expect(try !directory.names().contains(".clean-shutdown"))
+    #expect(try fourth.openLog("t-0").1.outcome == .trusted)
+    try fourth.close(clean: false)  // as good as a crash
+    #expect(try !LogDirectory.open(directory.path).wasCleanShutdown)
+}
+
+@Test func checkpointsAreKeptPerLogAndInKafkasForm() throws {
+    let directory = try TemporaryDirectory()
+    let first = try LogDirectory.open(directory.path)
+    var logs: [String: Log] = [:]
+    for folder in ["b-0", "a-1"] {
+        let (log, _) = try first.openLog(folder)
+        try log.append(5)
+        try log.flush()
+        try log.append(5)
+        logs[folder] = log
+    }
+    try first.checkpoint(logs.compactMapValues { $0.checkpoint(highWatermark: 9) })
+    let text = String(
+        decoding: try directory.bytes("recovery-point-offset-checkpoint"), as: UTF8.self)
+    #expect(text == "0\n2\na-1 5\nb-0 5\n")
+    // Never above what is durable.
+    #expect(try directory.bytes("replication-offset-checkpoint") == Array(text.utf8))
+    try first.close(clean: false)
+    let second = try LogDirectory.open(directory.path)
+    #expect(second.checkpoint(of: "a-1").recoveryPoint == 5)
+    #expect(second.checkpoint(of: "c-0") == LogCheckpoint())
+}
+
+@Test func aTruncationLowersWhatIsKnownFirstAndOlderCheckpointsAreIgnored() throws {
+    let directory = try TemporaryDirectory()
+    let first = try LogDirectory.open(directory.path)
+    let (log, _) = try first.openLog("t-0", config: smallSegments())
+    for _ in 0..<30 { try log.append(2, epoch: 1) }
+    try log.flush()
+    let old = try #require(log.checkpoint(highWatermark: 60))
+    try first.checkpoint(["t-0": old])
+    try log.truncate(to: 20)
+    #expect(first.checkpoint(of: "t-0").recoveryPoint == 20)
+    try first.checkpoint(["t-0": old])
+    #expect(first.checkpoint(of: "t-0").recoveryPoint == 20)
+    try log.append(2, epoch: 2)
+    try first.close(clean: false)
+    let second = try LogDirectory.open(directory.path)
+    let (again, report) = try second.openLog("t-0", config: smallSegments())
+    #expect(!report.isDamaged)
+    #expect(again.logEndOffset == 22)
+    try again.truncateFully(andStartAt: 500)
+    #expect(second.checkpoint(of: "t-0").recoveryPoint == 0)
+    // And one taken from a log that was in the same folder before.
+    let stale = try #require(again.checkpoint(highWatermark: 500))
+    try again.flush()
+    _ = try second.deleteLog(again)
+    let new = try second.createLog(PartitionFolder(topic: "t", partition: 0), topicID: .random())
+    try second.checkpoint(["t-0": stale])
+    #expect(second.checkpoint(of: "t-0").recoveryPoint == 0)
+    #expect(new.logEndOffset == 0)
+}
+
+/// D8.
+@Test func aTruncationThatCannotBeNotedDoesNotHappen() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let logs = try LogDirectory.open(directory.path, fileSystem: disk)
+    let (log, _) = try logs.openLog("t-0")
+    for _ in 0..<5 { try log.append(2) }
+    try log.flush()
+    try logs.checkpoint(["t-0": try #require(log.checkpoint(highWatermark: 10))])
+    disk.fail { $0.path.contains("checkpoint") && $0.operation == "write" ? ENOSPC : nil }
+    // A second try must not think that the first has done it.
+    for _ in 0..<2 { #expect(throws: LogError.self) { try log.truncate(to: 4) } }
+    #expect(log.logEndOffset == 10)
+    disk.fail(nil)
+    try log.truncate(to: 4)
+    #expect(log.logEndOffset == 4)
+    let text = String(
+        decoding: try directory.bytes("recovery-point-offset-checkpoint"), as: UTF8.self)
+    #expect(text == "0\n1\nt-0 4\n")
+}
+
+/// D5.
+@Test func checkpointsMayVanishOrLieAndNothingIsLost() throws {
+    let original = try TemporaryDirectory()
+    let logs = try LogDirectory.open(original.path)
+    let (log, _) = try logs.openLog("t-0", config: smallSegments())
+    for _ in 0..<30 { try log.append(2, epoch: 1) }
+    try log.flush()
+    try log.advanceLogStart(to: 4)
+    try logs.checkpoint(["t-0": try #require(log.checkpoint(highWatermark: 50))])
+    for name in [
+        "recovery-point-offset-checkpoint", "replication-offset-checkpoint",
+        "log-start-offset-checkpoint",
+    ] {
+        let lies: [String?] = [
+            nil, "", "0\n", "0\n1\nt-0 ", "0\n1\nt-0 99999999999999999999999\n", "0\n1\nt-0 -4\n",
+            "7\n1\nt-0 3\n", "0\n1\nt-0 100000\n", "\u{0}\u{0}\u{0}",
+        ]
+        for lie in lies {
+            let copy = try original.copy()
+            if let lie {
+                try copy.write(Array(lie.utf8), to: name)
+            } else {
+                try copy.remove(name)
+            }
+            let logs = try LogDirectory.open(copy.path)
+            let (log, report) = try logs.openLog("t-0", config: smallSegments())
+            // Too high a recovery point or high watermark looks like lost records, and is reported;
+            // all else changes nothing.
+            let isTooHigh = lie == "0\n1\nt-0 100000\n" && !name.hasPrefix("log-start")
+            #expect(report.isDamaged == isTooHigh, "\(name): \(lie ?? "none")")
+            #expect(log.logEndOffset == 60)
+            #expect(log.logStartOffset == (name.hasPrefix("log-start") ? 0 : 4))
+            #expect(try log.isWhole())
+        }
+    }
+}
+
+@Test func topicIdsAndFoldersAreToldApart() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    let id = TopicID.random()
+    let log = try logs.createLog(PartitionFolder(topic: "a.b-c", partition: 12), topicID: id)
+    try log.append()
+    try LocalFileSystem().makeDirectory("\(directory.path)/lost+found")
+    try LocalFileSystem().makeDirectory("\(directory.path)/x-01")
+    try directory.write([1], to: "file-0")
+    #expect(try logs.partitionFolders() == [PartitionFolder(topic: "a.b-c", partition: 12)])
+    #expect(try logs.topicID(of: "a.b-c-12") == id)
+    try directory.write(Array("nonsense".utf8), to: "a.b-c-12/partition.metadata")
+    #expect(try logs.topicID(of: "a.b-c-12") == nil)
+    #expect(try logs.topicID(of: "none-0") == nil)
+    #expect(PartitionFolder("t") == nil)
+    #expect(PartitionFolder("-1") == nil)
+    #expect(PartitionFolder("t--1")?.topic == "t-")
+    #expect(PartitionFolder("t-0.abc.delete") == nil)
+
+    let renamed = try logs.deleteLog(log)
+    #expect(try logs.deletedFolders() == [renamed])
+    try logs.removeDeleted(renamed)
+    #expect(try logs.deletedFolders() == [])
+}
+
+@Test func aDirectoryThatCannotBeUsedSaysSo() throws {
+    let directory = try TemporaryDirectory()
+    try directory.write([1], to: "file")
+    let error = #expect(throws: LogError.self) {
+        try LogDirectory.open("\(directory.path)/file")
+    }
+    #expect(error.map { "\($0)" }?.contains("file") ?? false)
+    try LocalFileSystem().makeDirectory("\(directory.path)/.lock")
+    #expect(throws: LogError.self) { try LogDirectory.open(directory.path) }
+}
