@@ -2,6 +2,7 @@ internal import Configuration
 internal import Essentials
 internal import Logging
 internal import Protocol
+internal import Quorum
 internal import RPC
 internal import Synchronization
 
@@ -11,21 +12,21 @@ internal import Synchronization
 /// shows that the broker has applied its own registration; *serving*; *stopping*, once leaderships
 /// are being moved away. A fenced broker heartbeats on and is unfenced when it has caught up.
 final class BrokerLifecycle: Sendable {
-
     private struct State {
         var epoch = BrokerEpoch.none
         var isFenced = true
         var isStopping = false
+        var hasFailed = false
     }
 
     private let configuration: NodeConfiguration
-    private let controller: ControllerChannel
+    private let controller: ActiveControllerForwarder
     private let appliedOffset: @Sendable () async -> Offset
     private let logger: Logger
     private let state = Mutex(State())
 
     init(
-        configuration: NodeConfiguration, controller: ControllerChannel, logger: Logger,
+        configuration: NodeConfiguration, controller: ActiveControllerForwarder, logger: Logger,
         appliedOffset: @escaping @Sendable () async -> Offset
     ) {
         self.configuration = configuration
@@ -59,7 +60,8 @@ final class BrokerLifecycle: Sendable {
                 switch error.code {
                 case .inconsistentClusterID, .unsupportedVersion, .invalidRequest:
                     throw error
-                case .duplicateBrokerRegistration where waited > configuration.sessionTimeout * 2:
+                case .duplicateBrokerRegistration
+                where waited > configuration.brokerSessionTimeout * 2:
                     throw error
                 default:
                     break
@@ -73,14 +75,19 @@ final class BrokerLifecycle: Sendable {
         }
     }
 
+    /// Falls silent, so that the controller fences this broker: it can't know what it should do.
+    func fail() {
+        state.withLock { $0.hasFailed = true }
+    }
+
     /// Heartbeats until cancelled.
     func heartbeats() async {
-        while !Task.isCancelled {
+        while !Task.isCancelled, !state.withLock({ $0.hasFailed }) {
             await heartbeat()
             let pause =
                 isFenced
-                ? min(configuration.heartbeatInterval, .milliseconds(50))
-                : configuration.heartbeatInterval
+                ? min(configuration.brokerHeartbeatInterval, .milliseconds(50))
+                : configuration.brokerHeartbeatInterval
             try? await Task.sleep(for: pause)
         }
     }
@@ -114,7 +121,7 @@ final class BrokerLifecycle: Sendable {
         do {
             let response: WireHeartbeatResponse = try await controller.call(
                 "/millrace.internal.v1.Controller/Heartbeat", request,
-                timeout: configuration.sessionTimeout)
+                timeout: configuration.brokerSessionTimeout)
             let changed = state.withLock { state in
                 defer { state.isFenced = response.isFenced }
                 return state.isFenced != response.isFenced

@@ -8,12 +8,13 @@ internal import RPC
 struct FetchService: Sendable {
     static let path = "/millrace.v1.Broker/Fetch"
     static let defaultMaxBytes = 1 << 20
-    static let largestMaxBytes = 32 << 20
 
     let local: NodeID
     let metadata: BrokerMetadata
     let replicas: ReplicaManager
     let peers: BrokerPeers
+    /// `fetch.max.bytes`: the most that one answer holds, whatever is asked for.
+    let maxBytes: Int
 
     func register(in router: inout Router) {
         router.register(Self.path) { call in
@@ -26,7 +27,9 @@ struct FetchService: Sendable {
         router.register("/millrace.v1.Broker/FetchStream", streaming: true) { call in
             do throws(RPCError) {
                 let request = try call.decode(WireFetchRequest.self)
-                FetchStream(request, from: try leader(of: request), call: call).start()
+                let replica = try leader(of: request)
+                FetchStream(request, from: replica, maxBytes: allowedBytes(request), call: call)
+                    .start()
             } catch {
                 call.fail(error)
             }
@@ -65,8 +68,9 @@ struct FetchService: Sendable {
         let bound = NIOLoopBound(call, eventLoop: call.eventLoop)
         switch try route(request.topic, request.partition, image: image) {
         case .here(let replica):
+            let maxBytes = allowedBytes(request)
             replica.eventLoop.runNow {
-                PendingFetch(request, from: replica) { result in
+                PendingFetch(request, from: replica, maxBytes: maxBytes) { result in
                     bound.eventLoop.runNow {
                         Self.answer(bound.value, with: result, readable: readable, from: offset)
                     }
@@ -148,7 +152,7 @@ struct FetchService: Sendable {
     }
 
     /// How many bytes an answer may hold, from what the request asks for.
-    static func maxBytes(_ requested: Int32) -> Int {
-        requested > 0 ? min(Int(requested), largestMaxBytes) : defaultMaxBytes
+    private func allowedBytes(_ request: WireFetchRequest) -> Int {
+        min(request.maxBytes > 0 ? Int(request.maxBytes) : Self.defaultMaxBytes, maxBytes)
     }
 }

@@ -23,11 +23,11 @@ final class FetchStream: @unchecked Sendable {
     private var sentAny = false
     private var wait: WaitToken?
 
-    init(_ request: WireFetchRequest, from replica: Replica, call: ServerCall) {
+    init(_ request: WireFetchRequest, from replica: Replica, maxBytes: Int, call: ServerCall) {
         self.call = call
         callLoop = call.eventLoop
         self.replica = replica
-        maxBytes = FetchService.maxBytes(request.maxBytes)
+        self.maxBytes = maxBytes
         epoch = request.hasCurrentLeaderEpoch ? LeaderEpoch(request.currentLeaderEpoch) : nil
         cursor = Offset(request.offset)
     }

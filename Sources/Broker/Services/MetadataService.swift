@@ -9,19 +9,19 @@ struct MetadataService: Sendable {
     let clusterID: String
     let metadata: BrokerMetadata
     /// The active controller as last heard of.
-    let controller: @Sendable () -> NodeID?
+    let controller: @Sendable () async -> NodeID?
 
     func register(in router: inout Router) {
         router.unary("/millrace.v1.Broker/Metadata") {
-            (request: WireMetadataRequest, _) -> WireMetadataResponse in answer(request)
+            (request: WireMetadataRequest, _) -> WireMetadataResponse in await answer(request)
         }
     }
 
-    func answer(_ request: WireMetadataRequest) -> WireMetadataResponse {
+    func answer(_ request: WireMetadataRequest) async -> WireMetadataResponse {
         let image = metadata.current
         var response = WireMetadataResponse()
         response.clusterID = clusterID
-        if let id = controller() { response.controllerID = id.rawValue }
+        if let id = await controller() { response.controllerID = id.rawValue }
         response.brokers = image.brokers.values.filter { !$0.fenced }
             .sorted { $0.id < $1.id }
             .map { broker in

@@ -22,13 +22,13 @@ final class PendingFetch: @unchecked Sendable {
     private var timer: Scheduled<Void>?
 
     init(
-        _ request: WireFetchRequest, from replica: Replica,
+        _ request: WireFetchRequest, from replica: Replica, maxBytes: Int,
         completion: @escaping (Result<FetchOutcome, RPCError>) -> Void
     ) {
         self.replica = replica
         offset = Offset(request.offset)
         minBytes = max(1, Int(request.minBytes))
-        maxBytes = FetchService.maxBytes(request.maxBytes)
+        self.maxBytes = maxBytes
         currentLeaderEpoch =
             request.hasCurrentLeaderEpoch ? LeaderEpoch(request.currentLeaderEpoch) : nil
         maxWait = .milliseconds(Int64(min(max(0, request.maxWaitMs), 300_000)))

@@ -1,0 +1,146 @@
+internal import Configuration
+internal import Essentials
+internal import Foundation
+internal import Logging
+internal import NIOCore
+internal import Protocol
+internal import Quorum
+internal import RPC
+internal import Storage
+
+/// What a broker is made of.
+///
+/// `@unchecked Sendable`: constant after `init`, which like `start` runs on the control loop.
+final class BrokerParts: @unchecked Sendable {
+    let lifecycle: BrokerLifecycle
+    private let configuration: NodeConfiguration
+    private let properties: MetaProperties
+    private let control: any EventLoop
+    private let metadata: BrokerMetadata
+    private let quorum: QuorumNode
+    private let controller: ActiveControllerForwarder
+    private let peers: BrokerPeers
+    private let replicas: ReplicaManager
+
+    init(
+        configuration: NodeConfiguration, properties: MetaProperties, control: any EventLoop,
+        data: [any EventLoop], logger: Logger
+    ) throws {
+        self.configuration = configuration
+        self.properties = properties
+        self.control = control
+        let metadata = BrokerMetadata(logger: logger)
+        let quorum = QuorumNode(
+            options: QuorumNode.Options(configuration, properties: properties),
+            listener: metadata, eventLoop: control, logger: logger)
+        metadata.setHighWatermarkSource { [weak quorum] in quorum?.highWatermark ?? .max }
+        let controller = ActiveControllerForwarder(eventLoop: control, logger: logger) {
+            [weak quorum] in
+            guard let quorum, let leader = quorum.leader else { return nil }
+            return quorum.address(of: leader).map { .init(host: $0.host, port: $0.port) }
+        }
+        self.metadata = metadata
+        self.quorum = quorum
+        self.controller = controller
+        peers = BrokerPeers(eventLoop: data[0], logger: logger)
+        replicas = try ReplicaManager(
+            options: ReplicaManager.Options(configuration, clusterID: properties.clusterID),
+            eventLoops: data, controlLoop: control,
+            alterPartition: { request in
+                try await controller.call(
+                    "/millrace.internal.v1.Controller/AlterPartition", request,
+                    timeout: .seconds(5))
+            }, logger: logger)
+        lifecycle = BrokerLifecycle(
+            configuration: configuration, controller: controller, logger: logger,
+            appliedOffset: {
+                (try? await control.submit { metadata.appliedOffset }.get()) ?? Offset(0)
+            })
+        metadata.onFailure = { [lifecycle] _ in lifecycle.fail() }
+    }
+
+    /// Everything this broker answers.
+    func makeRouter() -> Router {
+        var router = Router()
+        let local = configuration.nodeID
+        MetadataService(
+            clusterID: properties.clusterID, metadata: metadata,
+            controller: { [control, quorum] in
+                (try? await control.submit { quorum.leader }.get()) ?? nil
+            }
+        ).register(in: &router)
+        ProduceService(
+            local: local, metadata: metadata, replicas: replicas, peers: peers,
+            partitioner: StickyPartitioner()
+        ).register(in: &router)
+        FetchService(
+            local: local, metadata: metadata, replicas: replicas, peers: peers,
+            maxBytes: configuration.fetchMaxBytes
+        ).register(in: &router)
+        replicas.registerReplicaService(in: &router)
+        controller.register(
+            [
+                "/millrace.v1.Admin/CreateTopic", "/millrace.v1.Admin/DeleteTopic",
+                "/millrace.v1.Admin/DescribeCluster", "/millrace.v1.Quorum/DescribeQuorum",
+            ], in: &router)
+        return router
+    }
+
+    func start() throws {
+        try quorum.start()
+    }
+
+    /// Registers and, once the metadata holds the registration, brings the replicas to life.
+    ///
+    /// - Parameter port: where this broker listens, for a listener with port 0.
+    func register(port: Int) async throws {
+        let advertised = configuration.advertisedListener
+        var request = WireRegisterBrokerRequest()
+        request.clusterID = properties.clusterID
+        request.brokerID = configuration.nodeID.rawValue
+        request.incarnationID = Data(UniqueID.random().bytes)
+        request.host = advertised.host
+        request.port = Int32(advertised.port == 0 ? port : advertised.port)
+        request.rack = configuration.rack ?? ""
+        request.logDirectoryIds = [Data(properties.directoryID.bytes)]
+        request.previousBrokerEpoch = replicas.disks.previousBrokerEpoch.rawValue
+        request.maxFeatureLevel = 1
+        let epoch = try await lifecycle.register(request)
+        replicas.registered(epoch: epoch)
+        let applied = control.makePromise(of: Void.self)
+        control.execute { [metadata] in
+            metadata.whenApplied(below: Offset(epoch.rawValue) + 1) { applied.succeed() }
+        }
+        try await applied.futureResult.get()
+        // What the image does not know is deleted, so it has to be caught up first.
+        try await control.submit { [metadata, replicas] in
+            metadata.subscribe { replicas.apply(image: $0, delta: $1) }
+        }.get()
+    }
+
+    func stop() async {
+        await replicas.stop()
+        peers.close()
+        try? await control.submit { [controller] in controller.stop() }.get()
+        await quorum.stop()
+    }
+}
+
+extension ReplicaManager.Options {
+    fileprivate init(_ configuration: NodeConfiguration, clusterID: String) {
+        self.init(
+            clusterID: clusterID, nodeID: configuration.nodeID,
+            logDirectories: configuration.logDirectories)
+        maxReplicaLag = configuration.replicaLagTimeMax
+        maxFetchWait = configuration.replicaFetchMaxWait
+        maxFetchBytes = configuration.replicaFetchResponseMaxBytes
+        flushInterval = configuration.flushInterval
+    }
+}
+
+extension RPCLimits {
+    init(_ configuration: NodeConfiguration) {
+        self.init()
+        maxMessageBytes = configuration.requestMaxBytes
+    }
+}
