@@ -1,4 +1,3 @@
-internal import DequeModule
 internal import Essentials
 internal import HashTreeCollections
 internal import Logging
@@ -36,7 +35,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
     private final class Leadership {
         let epoch: LeaderEpoch
         var state: ControllerState
-        var pending = Deque<Pending>()
+        var pending: [Pending] = []
 
         init(epoch: LeaderEpoch, state: ControllerState) {
             self.epoch = epoch
@@ -147,7 +146,8 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
 
     /// Calls `complete` once all that the present speculation rests on is committed.
     private func wait(hasRecords: Bool, _ complete: @escaping (RPCError?) -> Void) {
-        guard let leadership else { return complete(notController()) }
+        // The leadership may have ended while its last record was being appended.
+        guard let leadership else { return complete(interrupted(hasRecords: hasRecords)) }
         let end = leadership.state.image.nextOffset
         if end <= committed.nextOffset, leadership.pending.isEmpty {
             complete(nil)
@@ -214,16 +214,13 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         committed.advance(to: batch.nextOffset, epoch: batch.epoch)
         guard let leadership else { return }
         report(records, before: before)
-        while let first = leadership.pending.first, first.end <= committed.nextOffset {
-            leadership.pending.removeFirst()
-            first.complete(nil)
-        }
+        let due = leadership.pending.prefix { $0.end <= committed.nextOffset }
+        leadership.pending.removeFirst(due.count)
+        for pending in due { pending.complete(nil) }
     }
 
     func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) {
-        logger.info(
-            "metadata quorum",
-            metadata: ["leader": "\(leader.map(String.init) ?? "none")", "epoch": "\(epoch)"])
+        // Who leads is asked for when it is needed; the quorum logs it.
     }
 
     func startedLeading(epoch: LeaderEpoch) {
@@ -252,14 +249,17 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         leadership = nil
         logger.info("no longer the active controller", metadata: ["epoch": "\(epoch)"])
         for pending in ended.pending {
-            pending.complete(
-                pending.hasRecords
-                    ? RPCError(
-                        .requestTimedOut,
-                        "controller \(local) lost the leadership before it knew whether the change "
-                            + "was committed; look whether it took effect before trying again")
-                    : notController())
+            pending.complete(interrupted(hasRecords: pending.hasRecords))
         }
+    }
+
+    /// The answer to a command that the leadership did not live to see committed.
+    private func interrupted(hasRecords: Bool) -> RPCError {
+        guard hasRecords else { return notController() }
+        return RPCError(
+            .requestTimedOut,
+            "controller \(local) lost the leadership before it knew whether the change was "
+                + "committed; look whether it took effect before trying again")
     }
 
     // MARK: The log for people

@@ -24,10 +24,20 @@ package final class ControllerNode: Sendable {
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     // A lock, because starting and stopping may come from different tasks; held for a moment.
     private let state = Mutex(State.new)
+    private let failureHandler = Mutex<(@Sendable (any Error) -> Void)?>(nil)
 
     package init(configuration: NodeConfiguration, logger: Logger) {
         self.configuration = configuration
         self.logger = logger
+    }
+
+    /// Called when the node has stopped by itself, because its metadata log is damaged, can't be
+    /// written, or holds what this release does not understand.
+    ///
+    /// Set before `start`.
+    package var onFailure: (@Sendable (any Error) -> Void)? {
+        get { failureHandler.withLock { $0 } }
+        set { failureHandler.withLock { $0 = newValue } }
     }
 
     /// The port it listens at; `nil` before `start`.
@@ -47,10 +57,7 @@ package final class ControllerNode: Sendable {
         let loop = group.next()
         let parts = ControllerParts(
             configuration: configuration, properties: properties, eventLoop: loop, logger: logger
-        ) { [weak self] in
-            // What runs now runs on the loop that is to be stopped.
-            Task { await self?.stop() }
-        }
+        ) { [weak self] in self?.fail($0) }
         let router = try await loop.submit { try parts.start() }.get()
         let server: RPCServer
         do {
@@ -69,6 +76,16 @@ package final class ControllerNode: Sendable {
         if !isRunning {
             await server.stop(grace: .zero)
             await parts.stop()
+        }
+    }
+
+    /// Stops what can't go on, and says so.
+    private func fail(_ error: any Error) {
+        let handler = failureHandler.withLock { $0 }
+        // What runs now runs on the loop that is to be stopped.
+        Task {
+            await stop()
+            handler?(error)
         }
     }
 

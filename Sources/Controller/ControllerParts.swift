@@ -30,7 +30,7 @@ final class ControllerParts: @unchecked Sendable {
 
     init(
         configuration: NodeConfiguration, properties: MetaProperties, eventLoop: any EventLoop,
-        logger: Logger, onFailure: @escaping () -> Void
+        logger: Logger, onFailure: @escaping (any Error) -> Void
     ) {
         self.eventLoop = eventLoop
         let local = configuration.nodeID
@@ -53,10 +53,11 @@ final class ControllerParts: @unchecked Sendable {
             leaderAddress: {
                 leader().map { "controller \($0.id) at \($0.address.host):\($0.address.port)" }
             })
-        controller.onFailure = { _ in onFailure() }
+        controller.onFailure = onFailure
         quorum = QuorumNode(
             options: QuorumNode.Options(configuration, properties: properties),
             listener: controller, eventLoop: eventLoop, logger: logger)
+        quorum.onFailure = onFailure
         link.quorum = quorum
         watch = BrokerWatch(controller: controller, eventLoop: eventLoop, logger: logger)
         forwarder = ActiveControllerForwarder(eventLoop: eventLoop, logger: logger) {
