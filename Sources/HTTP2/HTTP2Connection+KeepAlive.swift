@@ -1,5 +1,4 @@
 internal import CNghttp2
-internal import Essentials
 internal import NIOCore
 
 extension HTTP2Connection {
@@ -8,7 +7,7 @@ extension HTTP2Connection {
     private static let keepAlivePing: [UInt8] = Array("anybody?".utf8)
 
     func armKeepAlive(after duration: Duration) {
-        keepAliveTask = eventLoop.scheduleTask(in: .nanoseconds(duration.nanoseconds)) {
+        keepAliveTask = eventLoop.scheduleTask(in: TimeAmount(bounded: duration)) {
             self.checkKeepAlive()
         }
     }
@@ -45,6 +44,7 @@ extension HTTP2Connection {
         switch role {
         case .client:
             sendFinalGoAway()
+            delegate?.connectionCapacityChanged(self)
         case .server:
             nghttp2_submit_shutdown_notice(session)
             nghttp2_submit_ping(session, flags(NGHTTP2_FLAG_NONE), Self.shutdownPing)

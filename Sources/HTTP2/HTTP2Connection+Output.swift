@@ -86,6 +86,7 @@ extension HTTP2Connection {
             return NGHTTP2_ERR_WOULDBLOCK
         }
         append(UnsafeRawBufferPointer(start: header, count: 9))
+        queuedBytes -= length
         stream.dequeue(length) { head, headCount, body in
             if headCount > 0 {
                 prepareOutput()
@@ -115,8 +116,16 @@ extension HTTP2Connection {
     private func linger() {
         guard let context else { return }
         finish(isDraining ? .local : .protocolViolation(lastComplaint ?? "a protocol error"))
-        context.close(mode: .output, promise: nil)
         let channel = context.channel
-        _ = eventLoop.scheduleTask(in: .seconds(1)) { channel.close(promise: nil) }
+        let eventLoop = eventLoop
+        // The FIN leaves after everything before it, which a slow peer may take its time to read.
+        let isSent = context.eventLoop.makePromise(of: Void.self)
+        isSent.futureResult.whenComplete { _ in
+            _ = eventLoop.scheduleTask(in: .seconds(1)) { channel.close(promise: nil) }
+        }
+        context.close(mode: .output, promise: isSent)
+        let longest = TimeAmount(bounded: settings.keepAliveInterval + settings.keepAliveTimeout)
+        let timer = eventLoop.scheduleTask(in: longest) { channel.close(promise: nil) }
+        channel.closeFuture.whenComplete { _ in timer.cancel() }
     }
 }

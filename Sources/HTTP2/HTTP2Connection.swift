@@ -54,6 +54,8 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
     /// How many calls into nghttp2 that may call back are on the stack.
     var depth = 0
     package internal(set) var isEnded = false
+    /// Bytes of all streams that wait to be sent.
+    package internal(set) var queuedBytes = 0
     /// What nghttp2 complained about last.
     var lastComplaint: String?
 
@@ -264,9 +266,7 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
         }
         if taken < 0 {
             let reason = String(cString: nghttp2_strerror(Int32(clamping: taken)))
-            // Send what nghttp2 still has to say, usually a GOAWAY with the reason.
-            drain()
-            close(.protocolViolation(reason))
+            close(.protocolViolation(lastComplaint ?? reason))
         }
     }
 
@@ -303,6 +303,7 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
         }
         if headerStream === stream { headerStream = nil }
         stream.pieces = []
+        queuedBytes -= stream.queuedBytes
         stream.queuedBytes = 0
         let streamDelegate = stream.delegate
         stream.delegate = nil
@@ -316,6 +317,12 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
         guard let session else { return 0 }
         return Int(
             nghttp2_session_get_remote_settings(session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS))
+    }
+
+    /// The id of the next stream a client opens; ids are odd, rise, and end at 2^31 - 1.
+    var nextStreamID: Int32 {
+        get { session.map { Int32(clamping: nghttp2_session_get_next_stream_id($0)) } ?? 0 }
+        set { session.map { _ = nghttp2_session_set_next_stream_id($0, newValue) } }
     }
 
     /// Opens a stream with a request; `nil` when the connection takes no more.
@@ -332,7 +339,11 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
                 session, nil, fields, count, &provider,
                 Unmanaged.passUnretained(stream).toOpaque())
         }
-        guard id > 0 else { return nil }
+        guard id > 0 else {
+            // Stream ids are used up: a busy connection gets there within a day.
+            if id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE.rawValue { shutDownGracefully() }
+            return nil
+        }
         stream.id = id
         insert(stream)
         setNeedsDrain()

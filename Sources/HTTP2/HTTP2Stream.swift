@@ -111,6 +111,7 @@ package final class HTTP2Stream {
     /// Queues `head`, its first `headCount` bytes in memory order, then `buffers`, none of them copied.
     package func send(head: UInt64 = 0, headCount: Int = 0, _ buffers: [ByteBuffer]) {
         guard let connection, !isEnding else { return }
+        let before = queuedBytes
         var head = Piece(head: head, headCount: headCount, body: ByteBuffer())
         for buffer in buffers where buffer.readableBytes > 0 {
             head.body = buffer
@@ -122,6 +123,7 @@ package final class HTTP2Stream {
             queuedBytes += head.count
             pieces.append(head)
         }
+        connection.queuedBytes += queuedBytes - before
         if queuedBytes >= connection.settings.maxQueuedBytes { isWaitingForWritable = true }
         resume()
     }

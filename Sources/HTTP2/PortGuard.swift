@@ -1,4 +1,3 @@
-internal import Essentials
 package import Logging
 package import NIOCore
 
@@ -31,7 +30,7 @@ package final class PortGuard: ChannelInboundHandler, RemovableChannelHandler {
     package func handlerAdded(context: ChannelHandlerContext) {
         let channel = context.channel
         let logger = logger
-        timer = context.eventLoop.scheduleTask(in: .nanoseconds(timeout.nanoseconds)) {
+        timer = context.eventLoop.scheduleTask(in: TimeAmount(bounded: timeout)) {
             logger.debug(
                 "closed a connection that did not say what it speaks",
                 metadata: ["peer": "\(channel.peerName)"])

@@ -49,7 +49,7 @@ final class ClientCall: @unchecked Sendable {
         self.headers = headers
         self.timeout = timeout
         self.sink = sink
-        deadline = timeout.map { .now() + .nanoseconds($0.nanoseconds) }
+        deadline = timeout.map { .now() + TimeAmount(bounded: $0) }
     }
 
     func attach(to transport: ClientTransport) {

@@ -172,7 +172,7 @@ final class ClientTransport: @unchecked Sendable {
     private func connect() {
         state = .connecting
         let bootstrap = ClientBootstrap(group: eventLoop)
-            .connectTimeout(.nanoseconds(limits.connectTimeout.nanoseconds))
+            .connectTimeout(TimeAmount(bounded: limits.connectTimeout))
             .channelOption(.tcpOption(.tcp_nodelay), value: 1)
             .channelOption(.writeBufferWaterMark, value: SocketOptions.writeBufferWaterMark)
             .channelOption(.recvAllocator, value: SocketOptions.recvAllocator)
@@ -242,7 +242,7 @@ final class ClientTransport: @unchecked Sendable {
         let longest = min(doubled, Self.longestBackoff)
         let delay = longest * Double.random(in: 0.5...1)
         state = .backingOff(
-            eventLoop.scheduleTask(in: .nanoseconds(delay.nanoseconds)) {
+            eventLoop.scheduleTask(in: TimeAmount(bounded: delay)) {
                 guard case .backingOff = self.state else { return }
                 self.state = .idle
                 self.connectIfWanted()

@@ -4,11 +4,15 @@ internal import NIOCore
 internal import SwiftProtobuf
 
 extension RPCError {
+    /// Trailers must stay within what a client takes of header fields.
+    private static let maxMessageBytes = 4096
+
     /// Appends the error as gRPC's trailers.
     func addTrailers(to list: inout HTTP2Headers) {
         list.add("grpc-status", String(status.rawValue))
         if !message.isEmpty {
-            list.add("grpc-message", PercentCoding.encode(message), isIndexed: false)
+            let text = PercentCoding.encode(message, maxBytes: Self.maxMessageBytes)
+            list.add("grpc-message", text, isIndexed: false)
         }
         if let code { list.add("millrace-error", code.name) }
     }
@@ -84,18 +88,35 @@ extension ByteBuffer {
 
 /// gRPC's encoding of messages in header values: printable ASCII as it is, the rest as `%XX`.
 enum PercentCoding {
-    static func encode(_ text: String) -> String {
-        let isPlain = text.utf8.allSatisfy { isUnescaped($0) }
-        if isPlain { return text }
+    /// Encodes as much of `text` as fits in `maxBytes`, whole characters only.
+    static func encode(_ text: String, maxBytes: Int = .max) -> String {
         var bytes: [UInt8] = []
-        for byte in text.utf8 {
-            if isUnescaped(byte) {
-                bytes.append(byte)
-            } else {
-                bytes += [UInt8(ascii: "%"), digit(byte >> 4), digit(byte & 0xf)]
+        for character in text.unicodeScalars {
+            let before = bytes.count
+            for byte in UTF8.encode(character) ?? UTF8.encodedReplacementCharacter {
+                if isUnescaped(byte) {
+                    bytes.append(byte)
+                } else {
+                    appendEscape(byte, to: &bytes)
+                }
+            }
+            if bytes.count > maxBytes - 4 {
+                bytes.removeSubrange(before...)
+                break
             }
         }
+        // HTTP/2 takes no value that starts or ends with a space.
+        if bytes.first == space { bytes.replaceSubrange(..<1, with: Array("%20".utf8)) }
+        if bytes.last == space {
+            bytes.replaceSubrange((bytes.count - 1)..., with: Array("%20".utf8))
+        }
         return String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static let space = UInt8(ascii: " ")
+
+    private static func appendEscape(_ byte: UInt8, to bytes: inout [UInt8]) {
+        bytes += [UInt8(ascii: "%"), digit(byte >> 4), digit(byte & 0xf)]
     }
 
     /// Undoes `encode`; what is not a valid escape is kept as it is.

@@ -124,7 +124,7 @@ private final class ServerConnections: Sendable {
         }
         for entry in entries {
             let channel = entry.channel
-            let timer = channel.eventLoop.scheduleTask(in: .nanoseconds(grace.nanoseconds)) {
+            let timer = channel.eventLoop.scheduleTask(in: TimeAmount(bounded: grace)) {
                 channel.close(promise: nil)
             }
             // All timers start together: this loop takes `grace` in all, or little more.

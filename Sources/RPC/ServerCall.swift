@@ -48,7 +48,7 @@ package final class ServerCall: @unchecked Sendable {
         isGRPC = head.isGRPC
         encoding = head.contentType == .json ? .json : .protobuf
         eventLoop = connection.eventLoop
-        deadline = head.timeout.map { .now() + .nanoseconds($0.nanoseconds) }
+        deadline = head.timeout.map { .now() + TimeAmount(bounded: $0) }
     }
 
     /// The value of a request header; `name` is in lower case.

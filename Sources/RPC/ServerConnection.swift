@@ -94,6 +94,11 @@ extension ServerConnection: HTTP2ConnectionDelegate {
     }
 
     func connection(_ connection: HTTP2Connection, opened stream: HTTP2Stream) {
+        guard connection.queuedBytes <= limits.maxQueuedAnswerBytes else {
+            // The peer asks for more than it takes; refused unprocessed, it may ask again.
+            stream.reset(.refusedStream)
+            return
+        }
         let head = RequestHead(stream.headers, routes: routes)
         let call = ServerCall(stream: stream, head: head, connection: self)
         stream.delegate = call

@@ -159,6 +159,20 @@ import Testing
         #expect(late.ends == [.reset(.refusedStream)])
     }
 
+    @Test func aConnectionWhoseStreamIDsAreUsedUpEndsWithItsLastStream() throws {
+        let pair = try Pair()
+        pair.client.nextStreamID = .max
+        let (_, recorder) = try #require(pair.open())
+        #expect(pair.open() == nil)
+        #expect(pair.client.isDraining)
+        try pair.exchange()
+        let last = try #require(pair.serverOwner.opened.first)
+        last.stream.sendHeaders(ok, endStream: true)
+        try pair.exchange()
+        #expect(recorder.ends == [.complete])
+        #expect(pair.clientOwner.ends == [.local])
+    }
+
     @Test func silenceIsAnsweredWithAPingAndThenTheEnd() throws {
         var settings = HTTP2Settings()
         settings.keepAliveInterval = .seconds(10)

@@ -28,6 +28,8 @@ import Testing
         while let buffer = try channel.readOutbound(as: ByteBuffer.self) {
             bytes += buffer.readableBytesView
         }
+        client.close()
+        loop.run()
         return bytes
     }
 

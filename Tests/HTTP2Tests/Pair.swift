@@ -28,6 +28,12 @@ final class Pair {
         try exchange()
     }
 
+    deinit {
+        client.close()
+        server.close()
+        loop.run()
+    }
+
     /// Carries bytes both ways until neither end has more to say.
     func exchange() throws {
         var hasMoved = true

@@ -120,6 +120,19 @@ import Testing
         #expect(unknown.grpcStatus == "12")
     }
 
+    @Test func theLongestTimeoutThatCanBeWrittenIsTaken() async throws {
+        for timeout in ["99999999H", "99999999n", "0n"] {
+            let answer = try await ask(
+                ["content-type": "application/grpc", "grpc-timeout": timeout],
+                body: [0, 0, 0, 0, 0])
+            #expect(answer.grpcStatus == (timeout == "99999999H" ? "0" : answer.grpcStatus))
+            #expect(answer.grpcStatus == (timeout == "0n" ? "4" : answer.grpcStatus))
+        }
+        let answer = try await ask(
+            ["content-type": "application/json", "connect-timeout-ms": "9999999999"])
+        #expect(answer.status == "200")
+    }
+
     @Test func oversizedMessagesAreRefused() async throws {
         var limits = RPCLimits()
         limits.maxMessageBytes = 100_000

@@ -58,6 +58,33 @@ import Testing
         }
     }
 
+    @Test func anyTextMayBeAnErrorsMessage() async throws {
+        for text in ["", " ", " padded ", "100%", "%20", "\u{0}\u{7f}\r\n\t", "日本語 🙂"] {
+            var router = Router()
+            let error = RPCError(.invalidRequest, text)
+            router.register("/test/Fail") { $0.fail(error) }
+            try await Fixture.run(router) { fixture in
+                #expect(await fixture.unary("/test/Fail", []) == .failure(error))
+                #expect(await fixture.unary("/test/Fail", [], encoding: .json) == .failure(error))
+            }
+        }
+    }
+
+    @Test func aVeryLongMessageIsCutNotLost() async throws {
+        var router = Router()
+        let text = String(repeating: "é", count: 100_000)
+        router.register("/test/Fail") { $0.fail(RPCError(.invalidRequest, text)) }
+        try await Fixture.run(router) { fixture in
+            guard case .failure(let error) = await fixture.unary("/test/Fail", []) else {
+                Issue.record("succeeded")
+                return
+            }
+            #expect(error.code == .invalidRequest)
+            #expect(error.message.count > 500)
+            #expect(text.hasPrefix(error.message))
+        }
+    }
+
     @Test func anUnknownMethodSaysSo() async throws {
         try await Fixture.run(.echo) { fixture in
             for encoding in [PayloadEncoding.protobuf, .json] {
