@@ -45,17 +45,16 @@ struct Accumulator {
             self.generation = generation
         }
 
-        /// Adds a record; the batch's bytes with it.
+        /// Adds a record.
         fileprivate mutating func add(
             key: UnsafeRawBufferPointer?, value: UnsafeRawBufferPointer?,
             headers: [Records.RecordHeader], timestamp: Int64, bytes: Int,
             completion: Completion?
-        ) -> Int {
+        ) {
             builder.appendBytes(key: key, value: value, headers: headers, timestamp: timestamp)
             if let completion { completions.append((recordCount, completion)) }
             recordCount += 1
             self.bytes += bytes
-            return self.bytes
         }
 
         fileprivate mutating func encode() {
@@ -68,6 +67,8 @@ struct Accumulator {
         var closed: Deque<Batch> = []
         /// The batch that takes records; it comes after `closed`.
         var open: Batch?
+        /// The open batch's bytes, 0 without one: looked at for every record.
+        var openBytes = 0
         var isBusy = false
         var isReady = false
         /// Bytes of all that is queued or under way.
@@ -138,7 +139,7 @@ struct Accumulator {
     mutating func append(
         topic: String, partition: Int32?, key: UnsafeRawBufferPointer?,
         value: UnsafeRawBufferPointer?, headers: [Records.RecordHeader], timestamp: Int64,
-        completion: Completion?, now: NIODeadline
+        completion: Completion?, now: () -> NIODeadline
     ) -> Appended {
         guard let number = number(of: topic) else { return .unknownTopic }
         let bytes = Self.bytes(key: key, value: value, headers: headers)
@@ -163,26 +164,28 @@ struct Accumulator {
         usedBytes += bytes
         let lane = Lane(topic: number, partition: chosen)
         if closeIfFull(lane, adding: bytes, now: now) { wake = true }
-        let hasOpened = topics[number].queues[Int(chosen)].open == nil
-        let mustTime = hasOpened && open(lane, now: now)
-        let batchBytes = topics[number].queues[Int(chosen)].open?.add(
+        let hasOpened = topics[number].queues[Int(chosen)].openBytes == 0
+        let mustTime = hasOpened && open(lane, now: now())
+        topics[number].queues[Int(chosen)].open?.add(
             key: key, value: value, headers: headers, timestamp: timestamp, bytes: bytes,
             completion: completion)
         topics[number].queues[Int(chosen)].bytes += bytes
-        let isFull = (batchBytes ?? 0) >= limits.batchBytes
+        topics[number].queues[Int(chosen)].openBytes += bytes
+        let isFull = topics[number].queues[Int(chosen)].openBytes >= limits.batchBytes
         if isFull { close(lane) }
         // In between, a batch that was not ready does not become so.
-        if hasOpened || isFull, markReady(lane, now: now) { wake = true }
+        if hasOpened || isFull, markReady(lane, now: now()) { wake = true }
         return .accepted(wake: wake || mustTime)
     }
 
     /// Closes the open batch if a record would make it too large; true when that makes it ready.
-    private mutating func closeIfFull(_ lane: Lane, adding bytes: Int, now: NIODeadline) -> Bool {
-        guard let open = topics[lane.topic].queues[Int(lane.partition)].open?.bytes,
-            open + bytes > limits.batchBytes
-        else { return false }
+    private mutating func closeIfFull(_ lane: Lane, adding bytes: Int, now: () -> NIODeadline)
+        -> Bool
+    {
+        let open = topics[lane.topic].queues[Int(lane.partition)].openBytes
+        guard open > 0, open + bytes > limits.batchBytes else { return false }
         close(lane)
-        return markReady(lane, now: now)
+        return markReady(lane, now: now())
     }
 
     private mutating func number(of topic: String) -> Int? {
@@ -241,6 +244,7 @@ struct Accumulator {
         topics[lane.topic].queues[index].open?.encode()
         guard let batch = topics[lane.topic].queues[index].open.take() else { return }
         topics[lane.topic].queues[index].closed.append(batch)
+        topics[lane.topic].queues[index].openBytes = 0
         if topics[lane.topic].sticky == lane.partition { topics[lane.topic].sticky = nil }
     }
 

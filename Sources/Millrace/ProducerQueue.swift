@@ -54,12 +54,11 @@ final class ProducerQueue: Sendable {
                     .messageTooLarge,
                     "a record of \(bytes) bytes is larger than maxRecordBytes (\(maxRecordBytes))"))
         }
-        let now = NIODeadline.now()
         return state.withLock { state in
             guard !state.isStopped else { return .failed(.closed) }
             let appended = state.accumulator.append(
                 topic: topic, partition: partition, key: key, value: value, headers: headers,
-                timestamp: timestamp, completion: completion, now: now)
+                timestamp: timestamp, completion: completion, now: { .now() })
             switch appended {
             case .accepted(let wake):
                 guard wake, !state.isWoken else { return .accepted(wake: false) }

@@ -173,12 +173,12 @@ final class TestAccumulator {
             guard let key else {
                 return accumulator.append(
                     topic: topic, partition: partition, key: nil, value: value, headers: [],
-                    timestamp: 0, completion: nil, now: now)
+                    timestamp: 0, completion: nil, now: { now })
             }
             return key.withUnsafeBytes { key in
                 accumulator.append(
                     topic: topic, partition: partition, key: key, value: value, headers: [],
-                    timestamp: 0, completion: nil, now: now)
+                    timestamp: 0, completion: nil, now: { now })
             }
         }
     }

@@ -126,19 +126,22 @@ struct ProduceCommand: AsyncParsableCommand {
         try await producer.waitUntilReady(for: topic)
 
         let start = ContinuousClock.now
+        let sender = LineSender(
+            producer: producer, topic: topic, partition: partition,
+            keySeparator: keySeparator.map { Array($0.utf8) })
         var lines = LineReader(STDIN_FILENO)
         var sent = 0
         var bytes = 0
         var failure: String?
         do {
             while count.failed == 0, try lines.fill() {
+                let timestamp = WallClock.milliseconds()
                 while let line = lines.next() {
-                    while try !send(line, in: lines, to: producer) {
+                    while try !sender.send(line, of: lines, timestamp) {
                         try await producer.waitUntilReady(for: topic)
                     }
                     sent += 1
                     bytes += line.count
-                    if count.failed > 0 { break }
                 }
             }
         } catch let error as MillraceError {
@@ -154,36 +157,6 @@ struct ProduceCommand: AsyncParsableCommand {
         return failure == nil
     }
 
-    private func send(
-        _ line: Range<Int>, in lines: LineReader, to producer: Producer
-    ) throws -> Bool {
-        try lines.withBytes(of: line) { bytes in
-            guard let separator = keySeparator, let (key, value) = split(bytes, at: separator)
-            else {
-                return try producer.enqueue(topic: topic, partition: partition, value: bytes)
-            }
-            return try producer.enqueue(
-                topic: topic, partition: partition, key: key, value: value)
-        }
-    }
-
-    private func split(
-        _ line: UnsafeRawBufferPointer, at separator: String
-    ) -> (key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer)? {
-        let separator = Array(separator.utf8)
-        var index = 0
-        while index + separator.count <= line.count {
-            if line[index] == separator[0], line[index...].starts(with: separator) {
-                return (
-                    UnsafeRawBufferPointer(rebasing: line[..<index]),
-                    UnsafeRawBufferPointer(rebasing: line[(index + separator.count)...])
-                )
-            }
-            index += 1
-        }
-        return nil
-    }
-
     private func report(
         _ count: DeliveryCount, sent: Int, bytes: Int, time: Duration, _ failure: String?
     ) {
@@ -196,6 +169,46 @@ struct ProduceCommand: AsyncParsableCommand {
         printError(
             "millrace: \(failure)\n\(count.acknowledged) of \(sent) records acknowledged, "
                 + "\(sent - count.acknowledged) not; reading stopped after line \(sent)")
+    }
+}
+
+/// Sends lines as records.
+///
+/// Plain values, since it runs for every line.
+private struct LineSender {
+    let producer: Producer
+    let topic: String
+    let partition: Int32?
+    let keySeparator: [UInt8]?
+
+    /// False when there is no room now.
+    func send(_ line: Range<Int>, of lines: LineReader, _ timestamp: Int64) throws -> Bool {
+        try lines.withBytes(of: line) { bytes in
+            guard let (key, value) = split(bytes) else {
+                return try producer.enqueue(
+                    topic: topic, partition: partition, value: bytes, timestamp: timestamp)
+            }
+            return try producer.enqueue(
+                topic: topic, partition: partition, key: key, value: value, timestamp: timestamp)
+        }
+    }
+
+    /// Key and value of a line; `nil` when no separator is asked for, or none is in the line.
+    private func split(
+        _ line: UnsafeRawBufferPointer
+    ) -> (key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer)? {
+        guard let separator = keySeparator else { return nil }
+        var index = 0
+        while index + separator.count <= line.count {
+            if line[index] == separator[0], line[index...].starts(with: separator) {
+                return (
+                    UnsafeRawBufferPointer(rebasing: line[..<index]),
+                    UnsafeRawBufferPointer(rebasing: line[(index + separator.count)...])
+                )
+            }
+            index += 1
+        }
+        return nil
     }
 }
 
