@@ -5,7 +5,8 @@ package struct LogConfig: Sendable, Hashable {
     package var segmentBytes = 1 << 30
     /// The bytes between two entries of the offset index (`index.interval.bytes`).
     package var indexIntervalBytes = 4_096
-    /// The most bytes of just-appended batches that are kept in memory for readers at the end.
+    /// The most bytes of just-appended batches that are kept in memory for readers at the end; less
+    /// where many logs are open.
     package var tailBytes = 1 << 20
     /// Whether offsets may be missing between batches, as they are after compaction.
     package var allowsOffsetGaps = false

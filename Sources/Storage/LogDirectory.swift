@@ -11,6 +11,9 @@ package final class LogDirectory: LogCheckpointStore {
     /// What the name of a folder ends in whose log is deleted and whose files may still be there.
     package static let deletedSuffix = ".delete"
 
+    /// The folder of the metadata log, which is nobody's partition and looks after itself.
+    package static let metadataFolder = "__cluster_metadata-0"
+
     package let path: String
     package let fileSystem: any FileSystem
     /// Turns bad when the directory's disk fails; nothing in it takes records then.
@@ -77,7 +80,7 @@ package final class LogDirectory: LogCheckpointStore {
 
     // MARK: Logs
 
-    /// The folders that hold a partition's log, sorted.
+    /// The folders that hold a partition's log, sorted; the metadata log's is none of them.
     package func partitionFolders() throws(LogError) -> [PartitionFolder] {
         try io { () throws(FileError) in
             try Self.folders(in: path, fileSystem).compactMap { PartitionFolder($0) }
@@ -88,7 +91,8 @@ package final class LogDirectory: LogCheckpointStore {
         in path: String, _ fileSystem: any FileSystem
     ) throws(FileError) -> [String] {
         var folders: [String] = []
-        for name in try fileSystem.contents(of: path) where PartitionFolder(name) != nil {
+        for name in try fileSystem.contents(of: path)
+        where PartitionFolder(name) != nil && name != metadataFolder {
             if try fileSystem.isDirectory("\(path)/\(name)") { folders.append(name) }
         }
         return folders

@@ -1,6 +1,7 @@
 import Essentials
 import NIOCore
 import Records
+import Synchronization
 
 /// The batches appended last, kept in memory so that readers at the end of the log need no file.
 struct RecentBatches {
@@ -12,6 +13,7 @@ struct RecentBatches {
     }
 
     private let maxBytes: Int
+    private let share = TailShare()
     private var pieces: [Piece] = []
     /// The pieces before this one are forgotten; they are removed many at a time.
     private var first = 0
@@ -22,6 +24,7 @@ struct RecentBatches {
     }
 
     mutating func append(_ bytes: ByteBuffer, offsets: Range<Offset>) {
+        let maxBytes = min(maxBytes, share.bytes)
         guard bytes.readableBytes <= maxBytes else { return removeAll() }
         pieces.append(
             Piece(baseOffset: offsets.lowerBound, nextOffset: offsets.upperBound, bytes: bytes))
@@ -98,4 +101,21 @@ struct RecentBatches {
         }
         return start.map { $0..<index }
     }
+}
+
+/// What one of the process's logs may keep in memory, so that all together stay within a bound.
+private final class TailShare: Sendable {
+    private static let totalBytes = 256 << 20
+    private static let count = Atomic<Int>(0)
+
+    init() {
+        Self.count.add(1, ordering: .relaxed)
+    }
+
+    deinit {
+        Self.count.subtract(1, ordering: .relaxed)
+    }
+
+    /// Shrinks as more logs open; those that were there before follow at their next append.
+    var bytes: Int { Self.totalBytes / max(1, Self.count.load(ordering: .relaxed)) }
 }

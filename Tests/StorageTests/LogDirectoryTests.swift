@@ -163,6 +163,7 @@ import Testing
     try LocalFileSystem().makeDirectory("\(directory.path)/lost+found")
     try LocalFileSystem().makeDirectory("\(directory.path)/x-01")
     try directory.write([1], to: "file-0")
+    try LocalFileSystem().makeDirectory("\(directory.path)/__cluster_metadata-0")
     #expect(try logs.partitionFolders() == [PartitionFolder(topic: "a.b-c", partition: 12)])
     #expect(try logs.topicID(of: "a.b-c-12") == id)
     try directory.write(Array("nonsense".utf8), to: "a.b-c-12/partition.metadata")
