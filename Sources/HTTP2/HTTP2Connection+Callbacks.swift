@@ -4,33 +4,15 @@ internal import CNghttp2
 extension HTTP2Connection {
     func beganHeaders(_ frame: UnsafePointer<nghttp2_frame>) -> Int32 {
         guard let session, !isEnded else { return 0 }
-        let id = frame.pointee.hd.stream_id
-        if let stream = SessionCallbacks.stream(session, id) {
-            stream.headers.removeAll()
-            headerStream = stream
-            return 0
-        }
-        headerStream = nil
+        headerBlock.start()
         guard role == .server, frame.pointee.headers.cat == NGHTTP2_HCAT_REQUEST else { return 0 }
-        let stream = HTTP2Stream(id: id, connection: self, headers: HTTP2Headers())
-        stream.headers.reserve(fields: 12, bytes: 256)
+        let id = frame.pointee.hd.stream_id
+        let stream = HTTP2Stream(id: id, connection: self)
         guard
             nghttp2_session_set_stream_user_data(
                 session, id, Unmanaged.passUnretained(stream).toOpaque()) == 0
         else { return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE.rawValue }
         insert(stream)
-        headerStream = stream
-        return 0
-    }
-
-    func receivedHeader(_ name: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Int32 {
-        guard let stream = headerStream else { return 0 }
-        let size = stream.headers.listBytes + name.count + value.count + 32
-        if stream.isHeaderListTooLong || size > settings.maxHeaderListBytes {
-            stream.isHeaderListTooLong = true
-            return 0
-        }
-        stream.headers.add(name: name, value: value)
         return 0
     }
 
@@ -52,13 +34,15 @@ extension HTTP2Connection {
         switch nghttp2_frame_type(UInt32(header.type)) {
         case NGHTTP2_HEADERS:
             guard let stream = SessionCallbacks.stream(session, header.stream_id) else { return }
-            headerStream = nil
-            if role == .server {
+            switch role {
+            case .server where frame.pointee.headers.cat == NGHTTP2_HCAT_REQUEST:
+                takeHeaders(stream)
+                delegate?.connection(self, opened: stream)
+            case .server:
                 // A request's trailers mean nothing to us.
-                if frame.pointee.headers.cat == NGHTTP2_HCAT_REQUEST {
-                    delegate?.connection(self, opened: stream)
-                }
-            } else {
+                break
+            case .client:
+                takeHeaders(stream)
                 stream.delegate?.streamReceivedHeaders(stream)
             }
             receivedEndIfFlagged(header, stream)
@@ -79,6 +63,11 @@ extension HTTP2Connection {
         default:
             break
         }
+    }
+
+    private func takeHeaders(_ stream: HTTP2Stream) {
+        stream.headers = headerBlock.headers
+        stream.isHeaderListTooLong = headerBlock.isTooLong
     }
 
     private func receivedEndIfFlagged(_ header: nghttp2_frame_hd, _ stream: HTTP2Stream) {

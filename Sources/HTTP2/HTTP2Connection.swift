@@ -60,8 +60,8 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
     var lastComplaint: String?
 
     package internal(set) var streams: [HTTP2Stream] = []
-    /// The stream whose header block is arriving; blocks are never interleaved.
-    var headerStream: HTTP2Stream?
+    /// The header block that is arriving; blocks are never interleaved.
+    let headerBlock: HeaderBlock
 
     /// The peer's SETTINGS have come, so it does speak HTTP/2.
     package internal(set) var hasPeerSettings = false
@@ -89,6 +89,7 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
     ) {
         self.role = role
         self.settings = settings
+        headerBlock = HeaderBlock(limit: settings.maxHeaderListBytes)
         self.eventLoop = eventLoop
         self.delegate = delegate
     }
@@ -216,7 +217,6 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
         while let stream = streams.last {
             remove(stream, .connectionLost)
         }
-        headerStream = nil
         writableStreams = []
         output = ByteBuffer()
         let delegate = delegate
@@ -233,7 +233,8 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
     /// Runs `body`, from which nghttp2 may call back; afterwards does what could not be done inside.
     func inside<Result>(_ body: () -> Result) -> Result {
         depth += 1
-        let result = body()
+        // Whatever is called back may drop the last reference to us.
+        let result = withExtendedLifetime(self) { body() }
         depth -= 1
         if depth == 0 {
             if isEnded {
@@ -301,7 +302,6 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
             streams[stream.index] = last
             last.index = stream.index
         }
-        if headerStream === stream { headerStream = nil }
         stream.pieces = []
         queuedBytes -= stream.queuedBytes
         stream.queuedBytes = 0
@@ -330,7 +330,7 @@ package final class HTTP2Connection: ChannelInboundHandler, @unchecked Sendable 
         _ headers: HTTP2Headers, delegate: any HTTP2StreamDelegate
     ) -> HTTP2Stream? {
         guard let session, !isEnded, !isDraining else { return nil }
-        let stream = HTTP2Stream(id: 0, connection: self, headers: HTTP2Headers())
+        let stream = HTTP2Stream(id: 0, connection: self)
         stream.delegate = delegate
         stream.hasSentHeaders = true
         var provider = SessionCallbacks.provider

@@ -13,6 +13,11 @@ package struct HTTP2Headers: Sendable, Hashable {
 
     package init() {}
 
+    init(bytes: [UInt8], fields: [Field]) {
+        self.bytes = bytes
+        self.fields = fields
+    }
+
     package init(_ fields: KeyValuePairs<String, String>) {
         for (name, value) in fields {
             add(name, value)
@@ -41,14 +46,6 @@ package struct HTTP2Headers: Sendable, Hashable {
         addField(start: start, nameEnd: nameEnd, isIndexed: isIndexed)
     }
 
-    mutating func add(name: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) {
-        let start = bytes.count
-        bytes.append(contentsOf: name)
-        let nameEnd = bytes.count
-        bytes.append(contentsOf: value)
-        addField(start: start, nameEnd: nameEnd, isIndexed: true)
-    }
-
     private mutating func addField(start: Int, nameEnd: Int, isIndexed: Bool) {
         // Both limits and nghttp2's own keep a list far below 2 GiB.
         fields.append(
@@ -57,11 +54,6 @@ package struct HTTP2Headers: Sendable, Hashable {
                 nameCount: Int32(truncatingIfNeeded: nameEnd - start),
                 valueCount: Int32(truncatingIfNeeded: bytes.count - nameEnd),
                 isIndexed: isIndexed))
-    }
-
-    mutating func removeAll() {
-        bytes.removeAll(keepingCapacity: true)
-        fields.removeAll(keepingCapacity: true)
     }
 
     /// Calls `body` with each field's name and value, in order.

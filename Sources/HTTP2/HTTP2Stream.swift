@@ -61,7 +61,7 @@ package final class HTTP2Stream {
     /// Released when the stream is closed.
     package var delegate: (any HTTP2StreamDelegate)?
     /// The header fields of the request, or of the response, or the trailers: whichever came last.
-    package internal(set) var headers: HTTP2Headers
+    package internal(set) var headers = HTTP2Headers()
     /// The list was longer than the limit allows; `headers` holds its beginning.
     package internal(set) var isHeaderListTooLong = false
     package internal(set) var isClosed = false
@@ -84,10 +84,9 @@ package final class HTTP2Stream {
     /// Received bytes that still count against the stream's window.
     package internal(set) var unconsumedBytes = 0
 
-    init(id: Int32, connection: HTTP2Connection, headers: HTTP2Headers) {
+    init(id: Int32, connection: HTTP2Connection) {
         self.id = id
         self.connection = connection
-        self.headers = headers
     }
 
     /// Queued bytes are below the limit.

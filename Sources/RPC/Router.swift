@@ -84,7 +84,7 @@ package struct CallContext: Sendable {
         encoding = call.encoding
         deadline = call.deadline
         peer = call.peer
-        let list = call.headerList
+        let list = call.stream.headers
         headers = { list[$0] }
     }
 

@@ -13,10 +13,10 @@ package import SwiftProtobuf
 /// `@unchecked Sendable`: lives on its connection's event loop and is used only there.
 package final class ServerCall: @unchecked Sendable {
     /// `/package.Service/Method`, as in the request.
-    package let path: String
+    package var path: String { route?.path ?? stream.headers[":path"] ?? "" }
     package let encoding: PayloadEncoding
     package let isGRPC: Bool
-    package let eventLoop: any EventLoop
+    package var eventLoop: any EventLoop { connection.eventLoop }
     /// When the caller stops waiting.
     package let deadline: NIODeadline?
     /// The whole message, without gRPC's framing.
@@ -37,22 +37,18 @@ package final class ServerCall: @unchecked Sendable {
     var hasMessage = false
     /// Bytes of the request that count against the connection's budget.
     var heldBytes = 0
-    let headerList: HTTP2Headers
 
     init(stream: HTTP2Stream, head: RequestHead, connection: ServerConnection) {
         self.stream = stream
         self.connection = connection
         route = head.route
-        headerList = stream.headers
-        path = head.route?.path ?? headerList[":path"] ?? ""
         isGRPC = head.isGRPC
         encoding = head.contentType == .json ? .json : .protobuf
-        eventLoop = connection.eventLoop
         deadline = head.timeout.map { .now() + TimeAmount(bounded: $0) }
     }
 
     /// The value of a request header; `name` is in lower case.
-    package func header(_ name: String) -> String? { headerList[name] }
+    package func header(_ name: String) -> String? { stream.headers[name] }
 
     /// The caller's address.
     package var peer: String { connection.peer }
@@ -71,8 +67,8 @@ package final class ServerCall: @unchecked Sendable {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return }
         if isGRPC {
-            send(pieces)
-            finish()
+            sendMessage(pieces)
+            finishWell()
         } else {
             stream.sendHeaders(encoding == .json ? Answers.json : Answers.protobuf)
             stream.send(pieces)
@@ -130,6 +126,10 @@ package final class ServerCall: @unchecked Sendable {
     package func send(_ pieces: [ByteBuffer]) {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return }
+        sendMessage(pieces)
+    }
+
+    private func sendMessage(_ pieces: [ByteBuffer]) {
         stream.sendHeaders(Answers.grpc)
         let count = pieces.reduce(0) { $0 + $1.readableBytes }
         stream.send(
@@ -144,6 +144,10 @@ package final class ServerCall: @unchecked Sendable {
     package func finish() {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return }
+        finishWell()
+    }
+
+    private func finishWell() {
         stream.sendHeaders(Answers.grpc)
         stream.finish(trailers: Answers.okTrailers)
         close()
