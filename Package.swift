@@ -22,6 +22,10 @@ let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistog
 
 let package = Package(
     name: "millrace",
+    products: [
+        .executable(name: "millrace", targets: ["millrace"]),
+        .library(name: "Millrace", targets: ["Millrace"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
         .package(url: "https://github.com/apple/swift-protobuf.git", from: "1.39.0"),
@@ -31,7 +35,108 @@ let package = Package(
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift.git", from: "0.2.0"),
     ],
     targets: [
+        .systemLibrary(
+            name: "CNghttp2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
+        .target(name: "CCRC32C"),
         .target(name: "Essentials", swiftSettings: settings),
+        .target(
+            name: "Records", dependencies: ["Essentials", "CCRC32C", nioCore],
+            swiftSettings: settings),
+        .target(
+            name: "Storage", dependencies: ["Essentials", "Records", nioCore],
+            swiftSettings: settings),
+        .target(
+            name: "HTTP2", dependencies: ["CNghttp2", "Essentials", nioCore, nioPosix, logging],
+            swiftSettings: settings),
+        .target(
+            name: "RPC",
+            dependencies: ["Essentials", "HTTP2", nioCore, nioPosix, protobuf, logging],
+            swiftSettings: settings),
         .target(name: "Protocol", dependencies: [protobuf], swiftSettings: settings),
+        .target(name: "Raft", dependencies: ["Essentials"], swiftSettings: settings),
+        .target(
+            name: "Metadata", dependencies: ["Essentials", "Protocol", protobuf, hashTrees],
+            swiftSettings: settings),
+        .target(name: "Replication", dependencies: ["Essentials"], swiftSettings: settings),
+        .target(
+            name: "Configuration", dependencies: ["Essentials", "Storage"],
+            swiftSettings: settings),
+        .target(
+            name: "Quorum",
+            dependencies: [
+                "Configuration", "Essentials", "Records", "Storage", "RPC", "Protocol", "Raft",
+                nioCore, nioPosix, protobuf, logging,
+            ], swiftSettings: settings),
+        .target(
+            name: "Controller",
+            dependencies: [
+                "Essentials", "Storage", "RPC", "Protocol", "Metadata", "Configuration", "Quorum",
+                nioCore, nioPosix, protobuf, logging, hashTrees,
+            ], swiftSettings: settings),
+        .target(
+            name: "Broker",
+            dependencies: [
+                "Essentials", "Records", "Storage", "RPC", "Protocol", "Metadata", "Replication",
+                "Configuration", "Quorum", nioCore, nioPosix, protobuf, logging, deque, hashTrees,
+            ], swiftSettings: settings),
+        .target(
+            name: "Millrace",
+            dependencies: [
+                "Essentials", "Records", "RPC", "Protocol", nioCore, nioPosix, protobuf, logging,
+                deque,
+            ], swiftSettings: settings),
+        .executableTarget(
+            name: "millrace",
+            dependencies: [
+                "Essentials", "Records", "Storage", "RPC", "Protocol", "Configuration",
+                "Controller", "Broker", "Millrace", arguments, logging, nioCore, nioPosix,
+                protobuf, histogram,
+            ], swiftSettings: settings),
+        .testTarget(
+            name: "RecordsTests", dependencies: ["Records", "Essentials", nioCore],
+            swiftSettings: settings),
+        .testTarget(
+            name: "StorageTests", dependencies: ["Storage", "Records", "Essentials", nioCore],
+            swiftSettings: settings),
+        .testTarget(
+            name: "HTTP2Tests",
+            dependencies: ["HTTP2", "Essentials", nioCore, nioPosix, nioEmbedded, logging],
+            swiftSettings: settings),
+        .testTarget(
+            name: "RPCTests",
+            dependencies: [
+                "RPC", "HTTP2", "Protocol", "Essentials", nioCore, nioPosix, protobuf, logging,
+            ], swiftSettings: settings),
+        .testTarget(
+            name: "RaftTests", dependencies: ["Raft", "Essentials"],
+            exclude: ["Scenarios"], swiftSettings: settings),
+        .testTarget(
+            name: "MetadataTests", dependencies: ["Metadata", "Essentials", hashTrees],
+            swiftSettings: settings),
+        .testTarget(
+            name: "ControllerTests",
+            dependencies: [
+                "Controller", "Metadata", "Configuration", "Quorum", "RPC", "Protocol", "Storage",
+                "Essentials", nioCore, nioPosix, nioEmbedded, protobuf, logging, hashTrees,
+            ], swiftSettings: settings),
+        .testTarget(
+            name: "ReplicationTests", dependencies: ["Replication", "Essentials"],
+            swiftSettings: settings),
+        .testTarget(
+            name: "ConfigurationTests", dependencies: ["Configuration", "Storage", "Essentials"],
+            swiftSettings: settings),
+        .testTarget(
+            name: "BrokerTests",
+            dependencies: [
+                "Broker", "Records", "Storage", "Essentials", "Metadata", "Replication", "RPC",
+                "Protocol", nioCore, nioPosix, protobuf, logging, hashTrees,
+            ], swiftSettings: settings),
+        .testTarget(
+            name: "MillraceTests",
+            dependencies: [
+                "Millrace", "Essentials", "Records", "RPC", "Protocol", nioCore, nioPosix,
+                protobuf, logging,
+            ], swiftSettings: settings),
+        .testTarget(name: "ClusterTests", dependencies: ["millrace"], swiftSettings: settings),
     ]
 )
