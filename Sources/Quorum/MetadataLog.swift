@@ -17,25 +17,40 @@ final class MetadataLog {
     private var noted: Offset = 0
 
     /// - Parameter directory: a voter's; `nil` for an observer.
-    init(directory: LogDirectory?, path: String) throws(QuorumError) {
+    init(
+        directory: LogDirectory?, path: String, fileSystem: any FileSystem
+    ) throws(QuorumError) {
         self.directory = directory
+        let folder = "\(path)/\(Self.folder)"
         do throws(LogError) {
-            let report: RecoveryReport
             if let directory {
-                (log, report) = try directory.openLog(Self.folder)
+                let (log, report) = try directory.openLog(Self.folder)
+                if case .damaged(let offset, _) = report.outcome {
+                    throw LogError.damaged(at: offset)
+                }
+                self.log = log
             } else {
-                (log, report) = try Log.open(
-                    at: "\(path)/\(Self.folder)", afterCleanShutdown: false)
-            }
-            if case .damaged(let offset, _) = report.outcome {
-                throw LogError.damaged(at: offset)
+                log = try Self.openCopy(at: folder, fileSystem)
             }
         } catch {
-            if case .damaged(let offset) = error {
-                throw .damagedLog(path: "\(path)/\(Self.folder)", at: offset)
-            }
+            if case .damaged(let offset) = error { throw .damagedLog(path: folder, at: offset) }
             throw .storage(error)
         }
+    }
+
+    /// An observer's log; if it is no good, it is fetched anew.
+    private static func openCopy(
+        at folder: String, _ fileSystem: any FileSystem
+    ) throws(LogError) -> Log {
+        let (log, report) = try Log.open(
+            at: folder, fileSystem: fileSystem, afterCleanShutdown: false)
+        if case .damaged = report.outcome {
+            try log.delete()
+            return try Log.open(
+                at: folder, fileSystem: fileSystem, afterCleanShutdown: false
+            ).0
+        }
+        return log
     }
 
     /// The log as the state machine sees it: ends, and where each epoch's records start.

@@ -66,18 +66,23 @@ extension QuorumNode {
             return
         }
         let timeout = raft?.config.requestTimeout ?? .seconds(1)
+        let incarnation = incarnation
+        // The state machine spaces its attempts, and knows better which of them are urgent.
+        client.resetBackoff()
         client.unary(path, [body], timeout: timeout) { [weak self] result in
+            // The state machine that asked was dropped; the present one uses the same ids.
+            guard let self, self.incarnation == incarnation else { return }
             do throws(RPCError) {
                 let answer = try PayloadEncoding.protobuf.decode(
                     Answer.self, from: try result.get())
                 let (response, batches) = try read(answer)
-                self?.step(.response(response, to: id), fetched: batches)
+                self.step(.response(response, to: id), fetched: batches)
             } catch {
-                self?.logger.debug(
+                self.logger.debug(
                     "quorum request failed",
                     metadata: ["peer": "\(peer)", "path": "\(path)", "error": "\(error)"])
-                if error.isConnectionRefused { self?.step(.connectionLost(to: peer)) }
-                self?.step(.requestFailed(id))
+                if error.isConnectionRefused { self.step(.connectionLost(to: peer)) }
+                self.step(.requestFailed(id))
             }
         }
     }

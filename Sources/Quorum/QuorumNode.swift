@@ -5,7 +5,7 @@ internal import NIOPosix
 internal import RPC
 internal import Raft
 internal import Records
-internal import Storage
+package import Storage
 
 /// The driver of one replica of the metadata quorum: feeds the state machine what the network, the
 /// disk and the clock say, and does what it decides, in its order.
@@ -19,31 +19,34 @@ internal import Storage
 package final class QuorumNode: @unchecked Sendable {
     package typealias Options = QuorumOptions
 
-    private enum Phase {
+    enum Phase {
         case idle, running, stopped
     }
 
     /// How long the replica stays away after its log could not be written.
-    private static let retryDelay = TimeAmount.seconds(1)
+    static let retryDelay = TimeAmount.seconds(1)
     /// How often the recovery point is noted, at most.
     private static let checkpointInterval = TimeAmount.seconds(5)
+    /// Larger batches would not fit into a message of the others' limits.
+    private static let maxBatchBytes = 32 << 20
     /// How long a leader that stops waits for the others to hear of it.
     private static let farewell = TimeAmount.milliseconds(300)
 
     let options: QuorumOptions
-    let eventLoop: any EventLoop
+    package let eventLoop: any EventLoop
+    private let fileSystem: any FileSystem
     let logger: Logger
-    private weak var listener: (any QuorumListener)?
+    weak var listener: (any QuorumListener)?
     /// Called when the replica can't go on, and never will by itself.
     package var onFailure: ((any Error) -> Void)?
 
-    private var phase = Phase.idle
-    private(set) var raft: RaftNode?
-    private(set) var log: MetadataLog?
-    private var directory: LogDirectory?
-    private let flusher = LogFlusher(threads: 1)
-    private let writer = NIOThreadPool(numberOfThreads: 1)
-    private let stateFile: QuorumStateFile
+    var phase = Phase.idle
+    var raft: RaftNode?
+    var log: MetadataLog?
+    var directory: LogDirectory?
+    let flusher = LogFlusher(threads: 1)
+    let writer = NIOThreadPool(numberOfThreads: 1)
+    let stateFile: QuorumStateFile
     private(set) var peers: [NodeID: RPCClient] = [:]
 
     /// Effects still to perform, with the batches of the fetch response they belong to.
@@ -54,26 +57,27 @@ package final class QuorumNode: @unchecked Sendable {
     /// Requests the state machine has still to answer.
     var requests: [RequestToken: PendingRequest] = [:]
     var lastToken: UInt64 = 0
-    private var unwrittenState: (state: ElectionState, write: UInt64)?
-    private var isWritingState = false
-    private var isFlushing = false
+    var unwrittenState: (state: ElectionState, write: UInt64)?
+    var isWritingState = false
+    var isFlushing = false
     /// Counts how often the log was opened; a report from an earlier time counts for nothing.
-    private var incarnation = 0
-    private var timer: (scheduled: Scheduled<Void>, deadline: MonotonicTime)?
+    var incarnation = 0
+    var timer: (scheduled: Scheduled<Void>, deadline: MonotonicTime)?
     private var checkpointTimer: RepeatedTask?
     /// The offset after the last batch given to the listener.
     private var deliveredOffset: Offset = 0
-    private var leading: LeaderEpoch?
+    var leading: LeaderEpoch?
 
     package init(
         options: QuorumOptions, listener: any QuorumListener, eventLoop: any EventLoop,
-        logger: Logger
+        fileSystem: any FileSystem = .local, logger: Logger
     ) {
         self.options = options
+        self.fileSystem = fileSystem
         self.listener = listener
         self.eventLoop = eventLoop
         self.logger = logger
-        stateFile = QuorumStateFile(directory: options.directoryPath, fileSystem: .local)
+        stateFile = QuorumStateFile(directory: options.directoryPath, fileSystem: fileSystem)
     }
 
     // MARK: What is known
@@ -81,7 +85,7 @@ package final class QuorumNode: @unchecked Sendable {
     package var leader: NodeID? { raft?.leader }
     package var epoch: LeaderEpoch { raft?.election.epoch ?? .none }
     /// The end, exclusive, of what is known to be committed.
-    package var highWatermark: Offset { raft?.highWatermark ?? 0 }
+    package var highWatermark: Offset { max(raft?.highWatermark ?? 0, deliveredOffset) }
     package var logEndOffset: Offset { raft?.log.endOffset ?? 0 }
 
     /// Where a voter listens.
@@ -106,13 +110,21 @@ package final class QuorumNode: @unchecked Sendable {
         }
         if options.isVoter {
             do throws(LogError) {
-                directory = try LogDirectory.open(options.directoryPath)
+                directory = try LogDirectory.open(
+                    options.directoryPath, fileSystem: fileSystem)
             } catch {
                 throw QuorumError.storage(error)
             }
         }
         phase = .running
-        try open()
+        do throws(QuorumError) {
+            try open()
+        } catch {
+            // Whoever repairs what is wrong may start another node here.
+            close()
+            finish()
+            throw error
+        }
         checkpointTimer = eventLoop.scheduleRepeatedTask(
             initialDelay: Self.checkpointInterval, delay: Self.checkpointInterval
         ) { [weak self] _ in self?.writeCheckpoint() }
@@ -120,7 +132,7 @@ package final class QuorumNode: @unchecked Sendable {
     }
 
     /// Makes a replica of what is on disk.
-    private func open() throws(QuorumError) {
+    func open() throws(QuorumError) {
         let voters = VoterSet(options.voters.map { ReplicaKey(id: $0.id) })
         guard let voters else {
             throw .invalidOptions("controller.quorum.voters must name each controller once")
@@ -131,11 +143,20 @@ package final class QuorumNode: @unchecked Sendable {
         config.maxFetchWait = min(config.maxFetchWait, options.fetchTimeout / 4)
         config.requestTimeout = max(config.maxFetchWait * 2, .milliseconds(500))
         if let problem = config.problem { throw .invalidOptions(problem) }
-        let election = try stateFile.read(clusterID: options.clusterID) ?? .initial
-        let log = try MetadataLog(directory: directory, path: options.directoryPath)
+        let stored = options.isVoter ? try storedElection() : nil
+        let log = try MetadataLog(
+            directory: directory, path: options.directoryPath, fileSystem: fileSystem)
         guard let state = log.state else {
             throw .damagedLog(
                 path: "\(options.directoryPath)/\(MetadataLog.folder)", at: log.endOffset)
+        }
+        if options.isVoter, stored == nil, state.lastEpoch != .none {
+            logger.warning(
+                """
+                \(stateFile.path) is missing beside a metadata log; this node does not vote in \
+                the log's last epoch, in which it may have voted already
+                """,
+                metadata: ["epoch": "\(state.lastEpoch)"])
         }
         incarnation += 1
         self.log = log
@@ -143,7 +164,7 @@ package final class QuorumNode: @unchecked Sendable {
         proposals = []
         raft = RaftNode(
             local: ReplicaKey(id: options.local, directory: options.directory), voters: voters,
-            config: config, election: election, log: state,
+            config: config, election: stored ?? .initial, log: state,
             generator: SeededGenerator(seed: .random(in: .min ... .max)), now: .now)
     }
 
@@ -157,13 +178,13 @@ package final class QuorumNode: @unchecked Sendable {
                 return true
             }.get()) ?? false
         if isLeading { try? await eventLoop.scheduleTask(in: Self.farewell) {}.futureResult.get() }
-        try? await eventLoop.submit { self.close(clean: true) }.get()
+        try? await eventLoop.submit { self.close() }.get()
         flusher.stop()
         try? await writer.shutdownGracefully()
         try? await eventLoop.submit { self.finish() }.get()
     }
 
-    private func close(clean: Bool) {
+    private func close() {
         if phase == .running { phase = .stopped }
         timer?.scheduled.cancel()
         timer = nil
@@ -175,10 +196,10 @@ package final class QuorumNode: @unchecked Sendable {
     }
 
     private func finish() {
-        guard let log else { return }
+        let log = log
         self.log = nil
         do {
-            try log.close(clean: true)
+            try log?.close(clean: true)
             try directory?.close(clean: true)
         } catch {
             logger.warning("the metadata log was not closed in order: \(error)")
@@ -202,6 +223,10 @@ package final class QuorumNode: @unchecked Sendable {
     ) throws(QuorumError) -> Offset {
         eventLoop.preconditionInEventLoop()
         guard phase == .running, let base = raft?.log.endOffset else { throw .stopped }
+        let batch = QuorumBatches.data(records)
+        guard batch.readableBytes <= Self.maxBatchBytes else {
+            throw .batchTooLarge(bytes: batch.readableBytes, limit: Self.maxBatchBytes)
+        }
         let effects: [RaftEffect]
         do throws(ProposeError) {
             guard
@@ -214,7 +239,7 @@ package final class QuorumNode: @unchecked Sendable {
             case .notLeader(let leader, let epoch): throw .notLeader(leader, epoch: epoch)
             }
         }
-        proposals.append(QuorumBatches.data(records))
+        proposals.append(batch)
         perform(effects, fetched: nil)
         return base + Int64(records.count - 1)
     }
@@ -225,18 +250,18 @@ package final class QuorumNode: @unchecked Sendable {
         guard !isPerforming else { return }
         isPerforming = true
         var next = 0
-        while next < effects.count {
+        // Without a state machine, what it wanted is of no meaning.
+        while next < effects.count, raft != nil {
             let (effect, fetched) = effects[next]
             next += 1
             do throws(LogError) {
                 try perform(effect, fetched)
             } catch {
-                effects = []
-                next = 0
                 storageFailed(error)
             }
         }
         effects = []
+        if raft == nil { proposals = [] }
         isPerforming = false
         flushIfNeeded()
         armTimer()
@@ -245,6 +270,11 @@ package final class QuorumNode: @unchecked Sendable {
     private func perform(_ effect: RaftEffect, _ fetched: ByteBuffer?) throws(LogError) {
         switch effect {
         case .persistElectionState(let state, let write):
+            guard options.isVoter else {
+                // Without a vote there is nothing to forget; what it knows of epochs it is told again.
+                step(.electionStatePersisted(write: write))
+                break
+            }
             unwrittenState = (state, write)
             writeState()
         case .send(let request, let peer, let id):
@@ -285,14 +315,11 @@ package final class QuorumNode: @unchecked Sendable {
         case .stoppedLeading(let epoch):
             stoppedLeading(epoch)
         case .halt(let reason):
-            let error = QuorumError.diverged("this node can't go on: \(reason)")
-            logger.critical("\(error)")
-            phase = .stopped
-            onFailure?(error)
+            giveUp(.diverged("this node can't go on: \(reason)"))
         }
     }
 
-    private func stoppedLeading(_ epoch: LeaderEpoch) {
+    func stoppedLeading(_ epoch: LeaderEpoch) {
         guard leading == epoch else { return }
         leading = nil
         listener?.stoppedLeading(epoch: epoch)
@@ -324,109 +351,6 @@ package final class QuorumNode: @unchecked Sendable {
             step(.timePassed)
         }
         timer = (scheduled, deadline)
-    }
-
-    // MARK: The disk
-
-    /// Writes the newest election state, one write at a time.
-    private func writeState() {
-        guard !isWritingState, let (state, write) = unwrittenState else { return }
-        unwrittenState = nil
-        isWritingState = true
-        let incarnation = incarnation
-        writer.submit { [stateFile, options, eventLoop] _ in
-            var failure: LogError?
-            do throws(LogError) {
-                try stateFile.write(state, clusterID: options.clusterID)
-            } catch {
-                failure = error
-            }
-            eventLoop.execute { [failure] in
-                self.isWritingState = false
-                guard self.phase == .running else { return }
-                if incarnation == self.incarnation {
-                    if let failure {
-                        self.storageFailed(failure)
-                    } else {
-                        self.step(.electionStatePersisted(write: write))
-                    }
-                }
-                self.writeState()
-            }
-        }
-    }
-
-    private func flushIfNeeded() {
-        guard phase == .running, !isFlushing, let ticket = log?.prepareFlush(),
-            let truncations = raft?.log.truncations
-        else { return }
-        isFlushing = true
-        let incarnation = incarnation
-        flusher.submit(ticket) { [eventLoop] result in
-            eventLoop.execute {
-                self.isFlushing = false
-                guard incarnation == self.incarnation else { return self.flushIfNeeded() }
-                switch result {
-                case .success:
-                    self.log?.completeFlush(ticket)
-                    self.step(.logDurable(end: ticket.end, truncations: truncations))
-                    self.flushIfNeeded()
-                case .failure(let error):
-                    self.storageFailed(error)
-                }
-            }
-        }
-    }
-
-    private func writeCheckpoint() {
-        guard phase == .running,
-            let (directory, checkpoint) = log?.newCheckpoint(highWatermark: highWatermark)
-        else { return }
-        writer.submit { [logger] _ in
-            do throws(LogError) {
-                try directory.checkpoint([MetadataLog.folder: checkpoint])
-            } catch {
-                logger.warning("the metadata log's recovery point was not noted: \(error)")
-            }
-        }
-    }
-
-    /// A write failed: what the state machine believes of the disk is not true any more.
-    private func storageFailed(_ error: LogError) {
-        guard phase == .running, raft != nil else { return }
-        logger.error(
-            "the metadata log can't be written; this node leaves the quorum until it can",
-            metadata: ["error": "\(error)"])
-        if let leading { stoppedLeading(leading) }
-        raft = nil
-        unwrittenState = nil
-        timer?.scheduled.cancel()
-        timer = nil
-        for request in requests.values { request.fail(.unavailable) }
-        requests = [:]
-        try? log?.close(clean: false)
-        log = nil
-        incarnation += 1
-        if let failure = directory?.health.failure {
-            // What a failed sync has lost can't be known: nothing more is promised with this disk.
-            logger.critical("this node stays out of the quorum: \(failure)")
-            phase = .stopped
-            onFailure?(QuorumError.storage(failure))
-            return
-        }
-        eventLoop.scheduleTask(in: Self.retryDelay) { [weak self] in self?.reopen() }
-    }
-
-    private func reopen() {
-        guard phase == .running, raft == nil else { return }
-        do throws(QuorumError) {
-            try open()
-            logger.info("the metadata log is open again")
-            step(.timePassed)
-        } catch {
-            logger.error("the metadata log can't be opened", metadata: ["error": "\(error)"])
-            eventLoop.scheduleTask(in: Self.retryDelay) { [weak self] in self?.reopen() }
-        }
     }
 }
 

@@ -6,6 +6,7 @@ internal import Storage
 /// The file that keeps a replica's epoch and vote: `quorum-state`, JSON, replaced as a whole.
 struct QuorumStateFile: Sendable {
     static let name = "quorum-state"
+    private static let maxSize = 1 << 16
 
     let directory: String
     let fileSystem: any FileSystem
@@ -27,11 +28,13 @@ struct QuorumStateFile: Sendable {
     func read(clusterID: String) throws(QuorumError) -> ElectionState? {
         let bytes: [UInt8]?
         do throws(FileError) {
-            bytes = try fileSystem.readFile(path, limit: 1 << 16)
+            guard let size = try fileSystem.size(of: path) else { return nil }
+            // A file of that size was not written by us, but it is not missing either.
+            bytes = size <= Self.maxSize ? try fileSystem.readFile(path) : nil
         } catch {
             throw .damagedState(path: path, reason: "\(error)")
         }
-        guard let bytes else { return nil }
+        guard let bytes else { throw .damagedState(path: path, reason: "it is too large") }
         guard let content = try? JSONDecoder().decode(Content.self, from: Data(bytes)) else {
             throw .damagedState(path: path, reason: "not the JSON that was written")
         }

@@ -28,7 +28,7 @@ package struct CommittedBatch: Sendable {
     package var records: [[UInt8]]
 }
 
-/// Who applies the metadata log. Called on the quorum's event loop only.
+/// Who applies the metadata log; called on the quorum's event loop only.
 package protocol QuorumListener: AnyObject {
     /// The next committed batch: each once, in order.
     func committed(_ batch: CommittedBatch)
@@ -45,6 +45,8 @@ package enum QuorumError: Error, Hashable, Sendable {
     /// This node does not lead that epoch.
     case notLeader(NodeID?, epoch: LeaderEpoch)
     case stopped
+    /// The records of one decision are more than one batch can carry.
+    case batchTooLarge(bytes: Int, limit: Int)
     /// The file that says how this node voted makes no sense.
     case damagedState(path: String, reason: String)
     /// Records that were on stable storage are not readable any more.
@@ -63,6 +65,9 @@ extension QuorumError: CustomStringConvertible {
             "not the leader of epoch \(epoch); "
                 + (leader.map { "that is \($0)" } ?? "none is known")
         case .stopped: "the quorum node has stopped"
+        case .batchTooLarge(let bytes, let limit):
+            "one change of \(bytes) bytes does not fit into a batch of at most \(limit); "
+                + "change less at once"
         case .damagedState(let path, let reason):
             "\(path) is damaged (\(reason)), so this node can't know how it voted; restore the file, "
                 + "or replace this controller's disk and format it anew"
@@ -82,7 +87,7 @@ package struct QuorumOptions: Sendable {
     package var local: NodeID
     package var directory: DirectoryID
     package var voters: [QuorumVoter]
-    /// `metadata.log.dir`
+    /// `metadata.log.dir`: the folder in which the metadata log lies.
     package var directoryPath: String
     package var electionTimeout: Duration = .seconds(1)
     package var fetchTimeout: Duration = .seconds(2)

@@ -22,6 +22,8 @@ package struct ElectionState: Hashable, Sendable {
     package static let initial = ElectionState(epoch: 0)
 
     /// For a replica that can't know how it voted in `epoch`: its vote there counts as spent.
+    ///
+    /// It is held by an id that no candidate has.
     package static func voteSpent(in epoch: LeaderEpoch) -> ElectionState {
         ElectionState(epoch: epoch, votedFor: ReplicaKey(id: NodeID(-1)))
     }

@@ -6,7 +6,8 @@ extension RaftNode {
         _ request: FetchRequest, _ token: RequestToken, _ now: MonotonicTime
     ) {
         guard request.fetchOffset >= 0, request.lastFetchedEpoch >= .none,
-            request.lastFetchedEpoch <= request.epoch, request.replica.id != local.id
+            request.lastFetchedEpoch <= request.epoch, request.replica.id != local.id,
+            request.replica.id >= 0
         else {
             effects.append(.refuse(token))
             return
@@ -165,7 +166,7 @@ extension RaftNode {
         return contacts[needed - 1] + config.checkQuorumTimeout
     }
 
-    /// Whether a leader's own durable end and its followers' count, in their order.
+    /// Traps if what this replica believes contradicts itself; for tests, after each step.
     package func checkInvariants() {
         invariant(log.isValid, "log \(log)")
         invariant(election.epoch >= log.lastEpoch, "epoch \(election.epoch) below the log's")

@@ -6,6 +6,7 @@ extension RaftNode {
         _ request: VoteRequest, _ token: RequestToken, _ now: MonotonicTime
     ) {
         guard request.voter == local.id, request.candidate.id != local.id,
+            request.candidate.id >= 0,
             (0...ElectionState.maxEpoch).contains(request.epoch), request.endOffset >= 0,
             request.lastEpoch <= request.epoch
         else {

@@ -116,6 +116,9 @@ struct RaftNodeTests {
             VoteRequest(
                 candidate: keys[1], epoch: 1, lastEpoch: 0, endOffset: 0, isPreVote: false,
                 voter: 3),
+            VoteRequest(
+                candidate: ReplicaKey(id: -1), epoch: 1, lastEpoch: 0, endOffset: 0,
+                isPreVote: false, voter: 1),
         ]
         for vote in votes {
             let effects = node.step(.request(.vote(vote), token: token), now: .zero)

@@ -131,6 +131,7 @@ final class SimulatedReplica {
     /// Returns whether the replica took the proposal.
     @discardableResult
     func propose(count: Int, now: MonotonicTime) -> Bool {
+        effectsOfLastStep = []
         guard var stepping = node else { return false }
         guard
             let effects = try? stepping.propose(

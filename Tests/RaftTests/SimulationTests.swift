@@ -50,19 +50,21 @@ struct SimulationTests {
         #expect(records >= 1_000)
     }
 
-    /// The simulator is only as good as what it finds.
-    @Test(arguments: BrokenRule.allCases) func brokenRuleIsFound(rule: BrokenRule) {
-        // The one rule that takes hundreds of seeds is left to the long mode.
-        if rule == .acceptStaleFetch, Self.environment("RAFT_TABLE") == nil { return }
-        let limit: UInt64 = 600
-        var found: String?
-        let seed = (1...limit).first { seed in
-            found = Simulator(seed: seed, brokenRule: rule).run().first
-            return found != nil
+    #if DEBUG
+        /// The simulator is only as good as what it finds.
+        @Test(arguments: BrokenRule.allCases) func brokenRuleIsFound(rule: BrokenRule) {
+            // The one rule that takes hundreds of seeds is left to the long mode.
+            if rule == .acceptStaleFetch, Self.environment("RAFT_TABLE") == nil { return }
+            let limit: UInt64 = 600
+            var found: String?
+            let seed = (1...limit).first { seed in
+                found = Simulator(seed: seed, brokenRule: rule).run().first
+                return found != nil
+            }
+            if Self.environment("RAFT_TABLE") != nil {
+                print("\(rule): seed \(seed ?? 0): \(found ?? "-")")
+            }
+            #expect(seed != nil, "\(rule) not found in \(limit) seeds")
         }
-        if Self.environment("RAFT_TABLE") != nil {
-            print("\(rule): seed \(seed ?? 0): \(found ?? "-")")
-        }
-        #expect(seed != nil, "\(rule) not found in \(limit) seeds")
-    }
+    #endif
 }

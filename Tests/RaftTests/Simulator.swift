@@ -89,7 +89,9 @@ final class Simulator {
         let plan = Plan(using: &generator)
         self.plan = plan
         var config = RaftConfig()
-        config.brokenRule = brokenRule
+        #if DEBUG
+            config.brokenRule = brokenRule
+        #endif
         self.config = config
         let voterIDs = (1...plan.voterCount).map { NodeID(Int32($0)) }
         let observerIDs = (0..<plan.observerCount).map { NodeID(Int32(101 + $0)) }

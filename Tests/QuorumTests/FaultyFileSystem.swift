@@ -1,0 +1,91 @@
+import Glibc
+import Storage
+import Synchronization
+
+/// This machine's disk, which can be told to be full, or to fail when it is to sync.
+final class FaultyFileSystem: FileSystem {
+    enum Fault {
+        case full
+        case syncFails
+    }
+
+    private let local = LocalFileSystem()
+    private let state = Mutex<Fault?>(nil)
+
+    var fault: Fault? {
+        get { state.withLock { $0 } }
+        set { state.withLock { $0 = newValue } }
+    }
+
+    func checkWrite(_ path: String) throws(FileError) {
+        if fault == .full { throw FileError("write", path, code: ENOSPC) }
+    }
+
+    func checkSync(_ path: String) throws(FileError) {
+        if fault == .syncFails { throw FileError("sync", path, code: EIO) }
+    }
+
+    func open(_ path: String, _ mode: FileMode) throws(FileError) -> any File {
+        FaultyFile(try local.open(path, mode), path: path, system: self)
+    }
+
+    func size(of path: String) throws(FileError) -> Int? { try local.size(of: path) }
+
+    func contents(of directory: String) throws(FileError) -> [String] {
+        try local.contents(of: directory)
+    }
+
+    func isDirectory(_ path: String) throws(FileError) -> Bool { try local.isDirectory(path) }
+    func makeDirectory(_ path: String) throws(FileError) { try local.makeDirectory(path) }
+
+    func rename(_ path: String, to newPath: String) throws(FileError) {
+        try local.rename(path, to: newPath)
+    }
+
+    func remove(_ path: String) throws(FileError) { try local.remove(path) }
+    func removeDirectory(_ path: String) throws(FileError) { try local.removeDirectory(path) }
+
+    func syncDirectory(_ path: String) throws(FileError) {
+        try checkSync(path)
+        try local.syncDirectory(path)
+    }
+
+    func lock(_ path: String) throws(FileError) -> (any FileLock)? { try local.lock(path) }
+}
+
+private final class FaultyFile: File {
+    private let file: any File
+    private let path: String
+    private let system: FaultyFileSystem
+
+    init(_ file: any File, path: String, system: FaultyFileSystem) {
+        self.file = file
+        self.path = path
+        self.system = system
+    }
+
+    func size() throws(FileError) -> Int { try file.size() }
+
+    func read(
+        into buffer: UnsafeMutableRawBufferPointer, at position: Int
+    ) throws(FileError) -> Int {
+        try file.read(into: buffer, at: position)
+    }
+
+    func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError) {
+        try system.checkWrite(path)
+        try file.write(bytes, at: position)
+    }
+
+    func truncate(to size: Int) throws(FileError) { try file.truncate(to: size) }
+
+    func syncData() throws(FileError) {
+        try system.checkSync(path)
+        try file.syncData()
+    }
+
+    func sync() throws(FileError) {
+        try system.checkSync(path)
+        try file.sync()
+    }
+}
