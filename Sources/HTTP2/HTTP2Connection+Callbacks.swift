@@ -1,4 +1,5 @@
 internal import CNghttp2
+internal import NIOCore
 
 /// What nghttp2 reports; called from inside `receive` and `drain` only.
 extension HTTP2Connection {
@@ -89,8 +90,9 @@ extension HTTP2Connection {
                 let stream = SessionCallbacks.stream(session, header.stream_id),
                 !stream.isRemoteEnded
             else { return }
-            // The answer is complete before the request is: ask the peer to stop (RFC 9113, 8.1).
-            submitReset(stream, .noError)
+            // The answer is complete before the request is: ask the peer to stop (RFC 9113, 8.1),
+            // but in a moment, since some (curl 7.88) lose an answer that a reset follows at once.
+            _ = eventLoop.scheduleTask(in: .seconds(1)) { stream.reset(.noError) }
         }
     }
 

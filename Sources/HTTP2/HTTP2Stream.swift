@@ -43,8 +43,10 @@ package protocol HTTP2StreamDelegate: AnyObject {
     func streamClosed(_ stream: HTTP2Stream, _ end: HTTP2StreamEnd)
 }
 
-/// One request and its response; lives on its connection's event loop and is used only there.
-package final class HTTP2Stream {
+/// One request and its response.
+///
+/// `@unchecked Sendable`: lives on its connection's event loop and is used only there.
+package final class HTTP2Stream: @unchecked Sendable {
     /// Up to 8 bytes that precede a piece on the wire, held here to spare them a buffer.
     struct Piece {
         var head: UInt64 = 0

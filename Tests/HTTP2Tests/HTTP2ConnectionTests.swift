@@ -107,6 +107,9 @@ import Testing
         stream.finish()
         try pair.exchange()
         #expect(recorder.hasEnded)
+        #expect(recorder.ends.isEmpty)
+        pair.loop.advanceTime(by: .seconds(1))
+        try pair.exchange()
         #expect(recorder.ends == [.complete])
         #expect(pair.server.streams.isEmpty)
     }
@@ -126,11 +129,13 @@ import Testing
 
     @Test func aGracefulEndLetsRunningStreamsFinishAndTakesNoNewOnes() throws {
         let pair = try Pair()
-        let (_, running) = try #require(pair.open())
+        let (first, running) = try #require(pair.open())
+        first.finish()
         try pair.exchange()
         pair.server.shutDownGracefully()
         // Sent before the client has heard of it: still served.
-        let (_, late) = try #require(pair.open())
+        let (second, late) = try #require(pair.open())
+        second.finish()
         try pair.exchange()
         #expect(pair.serverOwner.opened.count == 2)
         #expect(pair.client.isDraining)
@@ -162,7 +167,8 @@ import Testing
     @Test func aConnectionWhoseStreamIDsAreUsedUpEndsWithItsLastStream() throws {
         let pair = try Pair()
         pair.client.nextStreamID = .max
-        let (_, recorder) = try #require(pair.open())
+        let (stream, recorder) = try #require(pair.open())
+        stream.finish()
         #expect(pair.open() == nil)
         #expect(pair.client.isDraining)
         try pair.exchange()
