@@ -52,7 +52,7 @@ package final class BrokerNode: Sendable {
         }.get()
         running.withLock { $0 = Running(parts: parts) }
         let server = try await RPCServer.start(
-            host: configuration.listener.host, port: configuration.listener.port,
+            host: configuration.listener.bindHost, port: configuration.listener.port,
             router: try await control.submit { parts.makeRouter() }.get(), group: dataLoops,
             limits: RPCLimits(configuration), logger: logger)
         running.withLock { $0?.server = server }

@@ -11,6 +11,15 @@ struct ProduceRequestView {
     var timeoutMilliseconds: Int32 = 0
     var recordBatches = ByteBuffer()
 
+    /// The compact form of a decoded request.
+    init(_ request: WireProduceRequest) {
+        topic = request.topic
+        partition = request.hasPartition ? request.partition : nil
+        acks = request.acks
+        timeoutMilliseconds = request.timeoutMs
+        recordBatches = ByteBuffer(bytes: request.recordBatches)
+    }
+
     /// Reads the compact form; `nil` when the bytes hold readable records, or are malformed, which
     /// the general decoder then says more about.
     init?(_ request: ByteBuffer) {

@@ -31,8 +31,12 @@ struct ProduceService: Sendable {
             }
             let request = try call.decode(WireProduceRequest.self)
             guard request.recordBatches.isEmpty else {
-                throw RPCError(
-                    .invalidRequest, "a request holds `records` or `record_batches`, not both")
+                guard request.records.isEmpty else {
+                    throw RPCError(
+                        .invalidRequest, "a request holds `records` or `record_batches`, not both")
+                }
+                try append(ProduceRequestView(request), for: call)
+                return
             }
             try append(request, for: call)
         } catch {
