@@ -124,7 +124,7 @@ extension Replica {
         case .append:
             guard case .batches(let bytes) = delivery.content else { return .ignored }
             let offsets = try log.appendAsFollower(
-                bytes, leaderEpoch: delivery.asked.leaderEpoch)
+                Self.unpinned(bytes), leaderEpoch: delivery.asked.leaderEpoch)
             follower?.appended(to: offsets.upperBound, lastEpoch: log.latestEpoch)
         case .truncate(let end):
             logTruncation(to: end, log)
@@ -144,6 +144,15 @@ extension Replica {
             settings.flushPolicy == .commit && follower.durableEnd < follower.logEndOffset
         if isUnsynced { flushSoon() }
         return .moved(follower.position, isUnsynced: isUnsynced)
+    }
+
+    /// The same bytes, in memory of their own if they are a small part of a large answer: the log keeps
+    /// what was appended last, and the whole answer would stay with it.
+    private static func unpinned(_ bytes: ByteBuffer) -> ByteBuffer {
+        guard bytes.storageCapacity / 2 > bytes.readableBytes + 32_768 else { return bytes }
+        var copy = ByteBufferAllocator().buffer(capacity: bytes.readableBytes)
+        copy.writeImmutableBuffer(bytes)
+        return copy
     }
 
     /// Waiters for offsets that are gone would wait for ever.

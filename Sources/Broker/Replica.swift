@@ -211,9 +211,9 @@ final class Replica: @unchecked Sendable {
     }
 
     /// What is to be noted of the log, if it has changed since the last time.
-    func takeCheckpoint(all: Bool) -> LogCheckpoint? {
+    func takeCheckpoint() -> LogCheckpoint? {
         let checkpoint = log?.checkpoint(highWatermark: highWatermark)
-        guard all || checkpoint != lastCheckpoint else { return nil }
+        guard checkpoint != lastCheckpoint else { return nil }
         lastCheckpoint = checkpoint
         return checkpoint
     }

@@ -50,6 +50,13 @@ final class ReplicaDisks: Sendable {
         self.placement = Mutex(placement)
     }
 
+    /// Calls `body` once for each log directory that fails, on the thread that finds it out.
+    func onFailure(_ body: @escaping @Sendable (String, LogError) -> Void) {
+        for disk in disks {
+            disk.directory.health.onFailure { error in body(disk.directory.path, error) }
+        }
+    }
+
     /// What the last process proved when it stopped in order; `none` if it did not, in any directory.
     var previousBrokerEpoch: BrokerEpoch {
         let epochs = disks.map {

@@ -20,7 +20,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         /// The most in one answer (`replica.fetch.response.max.bytes`).
         var maxBytes = 10 << 20
         /// How long a partition that could not be fetched is left out.
-        var partitionBackoff = Duration.milliseconds(50)
+        var partitionBackoff = Duration.milliseconds(20)
         /// A request is given up when its answer is this much later than `maxWait`.
         var patience = Duration.seconds(3)
     }

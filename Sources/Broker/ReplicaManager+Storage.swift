@@ -111,19 +111,11 @@ extension ReplicaManager {
     private func checkpoint(_ shard: ReplicaShard) {
         let checkpoints = shard.takeCheckpoints()
         guard !checkpoints.isEmpty else { return }
-        onPool { [logger] in Self.write(checkpoints, logger: logger) }
-    }
-
-    static func write(
-        _ checkpoints: [(disk: ReplicaDisk, logs: [String: LogCheckpoint])], logger: Logger
-    ) {
-        for (disk, logs) in checkpoints {
-            do throws(LogError) {
-                try disk.directory.checkpoint(logs)
-            } catch {
-                logger.error(
-                    "cannot write checkpoints",
-                    metadata: ["directory": "\(disk.directory.path)", "error": "\(error)"])
+        onPool { [self] in
+            for (disk, logs) in checkpoints {
+                attempt("write checkpoints", disk.directory.path) { () throws(LogError) in
+                    try disk.directory.checkpoint(logs)
+                }
             }
         }
     }
@@ -142,13 +134,10 @@ extension ReplicaManager {
         guard isFirst else { return }
         environment.fetchers.close()
         for shard in shards {
-            let (checkpoints, logs) = await withCheckedContinuation { continuation in
-                shard.eventLoop.execute {
-                    let checkpoints = shard.takeCheckpoints(all: true)
-                    continuation.resume(returning: (checkpoints, shard.closeAll()))
-                }
+            let logs = await withCheckedContinuation { continuation in
+                shard.eventLoop.execute { continuation.resume(returning: shard.closeAll()) }
             }
-            await close(logs, checkpoints)
+            await close(logs)
         }
         await withCheckedContinuation { continuation in
             pool.submit { [self] _ in
@@ -159,24 +148,42 @@ extension ReplicaManager {
         try? await pool.shutdownGracefully()
     }
 
-    private func close(
-        _ logs: [OpenedLog],
-        _ checkpoints: [(disk: ReplicaDisk, logs: [String: LogCheckpoint])]
-    ) async {
+    private func close(_ logs: [(opened: OpenedLog, highWatermark: Offset)]) async {
         await withCheckedContinuation { continuation in
-            pool.submit { [logger] _ in
-                for opened in logs {
-                    do throws(LogError) {
-                        try opened.disk.directory.closeLog(opened.log)
-                    } catch {
-                        logger.error(
-                            "a log could not be closed in order",
-                            metadata: ["log": "\(opened.log.folder)", "error": "\(error)"])
+            pool.submit { [self] _ in
+                for (opened, _) in logs {
+                    attempt("flush a log", opened.log.folder) { () throws(LogError) in
+                        try opened.log.flush()
                     }
                 }
-                Self.write(checkpoints, logger: logger)
+                // Only now may high watermarks be noted in full: all below them is durable.
+                for disk in disks.disks {
+                    var checkpoints: [String: LogCheckpoint] = [:]
+                    for (opened, highWatermark) in logs where opened.disk === disk {
+                        checkpoints[opened.log.folder] =
+                            opened.log.checkpoint(highWatermark: highWatermark)
+                    }
+                    attempt("write checkpoints", disk.directory.path) { () throws(LogError) in
+                        try disk.directory.checkpoint(checkpoints)
+                    }
+                }
+                for (opened, _) in logs {
+                    attempt("close a log in order", opened.log.folder) { () throws(LogError) in
+                        try opened.disk.directory.closeLog(opened.log)
+                    }
+                }
                 continuation.resume()
             }
+        }
+    }
+
+    private func attempt(
+        _ what: String, _ path: String, _ body: () throws(LogError) -> Void
+    ) {
+        do throws(LogError) {
+            try body()
+        } catch {
+            logger.error("cannot \(what)", metadata: ["path": "\(path)", "error": "\(error)"])
         }
     }
 }

@@ -49,13 +49,11 @@ final class ReplicaShard: @unchecked Sendable {
     }
 
     /// What is to be noted of the logs here: those whose high watermark or durable end has moved.
-    func takeCheckpoints(
-        all: Bool = false
-    ) -> [(disk: ReplicaDisk, logs: [String: LogCheckpoint])] {
+    func takeCheckpoints() -> [(disk: ReplicaDisk, logs: [String: LogCheckpoint])] {
         eventLoop.preconditionInEventLoop()
         var byDisk: [ObjectIdentifier: (disk: ReplicaDisk, logs: [String: LogCheckpoint])] = [:]
         for replica in replicas.values {
-            guard let disk = replica.opened?.disk, let checkpoint = replica.takeCheckpoint(all: all)
+            guard let disk = replica.opened?.disk, let checkpoint = replica.takeCheckpoint()
             else { continue }
             byDisk[ObjectIdentifier(disk), default: (disk, [:])].logs[replica.name] = checkpoint
         }
@@ -63,9 +61,11 @@ final class ReplicaShard: @unchecked Sendable {
     }
 
     /// Ends all service here; the logs are the caller's to close.
-    func closeAll() -> [OpenedLog] {
+    func closeAll() -> [(opened: OpenedLog, highWatermark: Offset)] {
         eventLoop.preconditionInEventLoop()
-        let logs = replicas.values.compactMap { $0.close() }
+        let logs = replicas.values.compactMap { replica in
+            replica.close().map { ($0, replica.highWatermark) }
+        }
         stop()
         return logs
     }

@@ -216,7 +216,9 @@ struct ReplicaManagerTests {
             }
             for broker: NodeID in [1, 2, 3] { await cluster.stop(broker) }
             for broker: NodeID in [1, 2, 3] { try await cluster.start(broker) }
-            #expect(try cluster.manager(1).disks.previousBrokerEpoch == 1001)
+            let disks = try cluster.manager(1).disks
+            #expect(disks.previousBrokerEpoch == 1001)
+            #expect(disks.disks[0].directory.checkpoint(of: "t-0").highWatermark == 10)
             _ = try await cluster.produce(["more"], to: "t", at: 1)
             #expect(
                 try await cluster.consume("t", at: 1) == (0..<10).map { "\($0)" } + ["more"])

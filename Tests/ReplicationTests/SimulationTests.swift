@@ -27,7 +27,7 @@ struct SimulationTests {
                 try PartitionSimulation(seed: UInt64(seed), brokenRule: rule).run()
                 return false
             } catch {
-                return true
+                return (error as? PartitionSimulation.Violation)?.isStall == false
             }
         }
         #expect(firstNoticed != nil)

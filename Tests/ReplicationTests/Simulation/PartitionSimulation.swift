@@ -23,6 +23,8 @@ final class PartitionSimulation {
         var seed: UInt64
         var time: MonotonicTime
         var message: String
+        /// Nothing wrong was seen, but nothing moved either.
+        var isStall = false
         var description: String { "seed \(seed) at \(time): \(message)" }
     }
 
@@ -128,7 +130,11 @@ final class PartitionSimulation {
             handle(event)
             try check()
             if isHealed, isConverged { return }
-            guard now < deadline else { throw violation("no progress after healing: \(status)") }
+            guard now < deadline else {
+                var stall = violation("no progress after healing: \(status)")
+                stall.isStall = true
+                throw stall
+            }
         }
     }
 
