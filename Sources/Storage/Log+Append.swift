@@ -52,8 +52,12 @@ extension Log {
         } catch {
             throw .refused(error)
         }
-        guard !headers.isEmpty else { throw .refused(.noBatches) }
-        var next = logEndOffset
+        guard let first = headers.first else { throw .refused(.noBatches) }
+        // A log that starts where its leader's does may start within a batch.
+        let startsWithin =
+            logStartOffset == logEndOffset && first.baseOffset < logEndOffset
+            && first.nextOffset > logEndOffset
+        var next = startsWithin ? first.baseOffset : logEndOffset
         // An empty epoch of our own, that of a leader which never appended, does not count.
         var epoch = lastBatchEpoch
         for header in headers {
@@ -71,12 +75,17 @@ extension Log {
             epoch = header.leaderEpoch
             next = header.nextOffset
         }
-        if let first = headers.first, first.leaderEpoch < epochs.latest,
-            epochs.truncate(to: logEndOffset)
-        {
+        let logStart = logStartOffset
+        if startsWithin {
+            // Noted first; until the batch is there, it is not believed.
+            try truncateFully(andStartAt: first.baseOffset)
+            try store?.setLogStart(folder, to: logStart)
+        }
+        if first.leaderEpoch < epochs.latest, epochs.truncate(to: logEndOffset) {
             epochsVersion += 1
         }
         let range = try append(batches, headers)
+        logStartOffset = logStart
         // They are part of an answer with other partitions' batches, too large to be kept for these.
         recent.removeAll()
         return range

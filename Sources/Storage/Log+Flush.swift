@@ -69,12 +69,8 @@ extension Log {
     package func prepareFlush() -> FlushTicket {
         var work: [FlushTicket.Work] = []
         var failure: FileError?
-        for segment in segments.reversed() {
-            // Older segments were flushed before newer ones came to be, as a rule.
-            guard !segment.isDurable else {
-                if segment !== active { break }
-                continue
-            }
+        // A truncation makes one segment durable, and says nothing of those before it.
+        for segment in segments[segmentIndex(for: durableOffset)...] where !segment.isDurable {
             do throws(FileError) {
                 work.append(
                     FlushTicket.Work(
@@ -83,7 +79,6 @@ extension Log {
                 failure = error
             }
         }
-        work.reverse()
         let changes = directoryChanges
         return FlushTicket(
             generation: generation, end: logEndOffset, folder: files, health: health, work: work,

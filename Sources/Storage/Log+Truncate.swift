@@ -6,7 +6,8 @@ extension Log {
     ///
     /// The cut is durable when this returns. Leader epochs that would start at the new end or above
     /// are forgotten, also when nothing else is cut off. A damaged log that is truncated to where the
-    /// damage starts, or below, takes appends again.
+    /// damage starts, or below, takes appends again. If the log start lies within that batch, the log is
+    /// left empty, to go on at the log start.
     package func truncate(to offset: Offset) throws(LogError) {
         try checkMayTruncate()
         guard offset >= logStartOffset else {
@@ -20,6 +21,7 @@ extension Log {
         let number = segmentIndex(for: offset)
         let segment = segments[number]
         let (position, end) = try cut(of: segment, at: min(offset, logEndOffset))
+        guard end >= logStartOffset else { return try truncateFully(andStartAt: logStartOffset) }
         // First, or a crash would leave a log shorter than what is said to be known of it.
         try store?.willTruncate(folder, to: end, generation: generation + 1)
         generation += 1
@@ -45,18 +47,25 @@ extension Log {
         try checkMayTruncate()
         try store?.willTruncate(folder, to: 0, generation: generation + 1)
         generation += 1
-        try store?.setLogStart(folder, to: nil)
+        let firstBase = segments.first?.baseOffset ?? offset
+        try store?.setLogStart(folder, to: offset >= firstBase ? offset : nil)
         recent.removeAll()
         do throws(LogError) {
-            try removeSegments(after: 0)
+            try removeSegments(after: segments.count - 1)
+            let obsolete = segments.filter { $0.baseOffset != offset }
+            let same = segments.first { $0.baseOffset == offset }
             try io { () throws(FileError) in
-                try active.remove()
+                try same?.remove()
                 segments = [
                     try Segment.create(
                         baseOffset: offset, directory: directory, fileSystem: fileSystem,
                         interval: config.indexIntervalBytes)
                 ]
+                // First, or a crash would bring back what lies below the log start: recovery begins
+                // at the new segment, and what does not follow on it goes.
                 try fileSystem.syncDirectory(directory)
+                for segment in obsolete.reversed() { try segment.remove() }
+                if !obsolete.isEmpty { try fileSystem.syncDirectory(directory) }
             }
         } catch {
             throw goOffline(error)

@@ -6,7 +6,7 @@ struct LogRecovery {
     let directory: String
     let config: LogConfig
     let fileSystem: any FileSystem
-    let checkpoint: LogCheckpoint
+    private(set) var checkpoint: LogCheckpoint
     let isClean: Bool
 
     // What it finds.
@@ -47,8 +47,14 @@ struct LogRecovery {
             report.outcome = .trusted
         } else {
             try checkSegments()
+            if let noted = checkpoint.logStartOffset, noted > logEndOffset {
+                // Not true, since it never passes what is durable: what lies below counts after all.
+                checkpoint.logStartOffset = nil
+                try checkSegments()
+            }
         }
         settleLogStart(firstBase: firstBase)
+        try removeObsoleteSegments()
         try settleEpochs()
         if report.isDamaged, !hasDamageMarker {
             try io { () throws(FileError) in
@@ -137,8 +143,11 @@ struct LogRecovery {
     /// Checks every batch from the segment with the recovery point on, and cuts off a torn tail.
     private mutating func checkSegments() throws(LogError) {
         report.outcome = .recovered(truncatedBytes: 0)
-        let recoveryPoint = checkpoint.recoveryPoint
-        let first = segments.lastIndex { $0.baseOffset <= recoveryPoint } ?? 0
+        epochsFound = EpochCache()
+        lastBatchEpoch = .none
+        // Below the log start there may be any of the segments whose removal was interrupted.
+        let known = max(checkpoint.recoveryPoint, checkpoint.logStartOffset ?? 0)
+        let first = segments.lastIndex { $0.baseOffset <= known } ?? 0
         var expected = segments[first].baseOffset
         for index in first..<segments.count {
             let segment = segments[index]
@@ -233,6 +242,18 @@ struct LogRecovery {
         if noted < firstBase, !report.isDamaged {
             report.outcome = .damaged(at: noted, .missingRecords(from: noted, to: firstBase))
         }
+    }
+
+    /// Goes on with a removal that was interrupted.
+    private mutating func removeObsoleteSegments() throws(LogError) {
+        guard let kept = segments.lastIndex(where: { $0.baseOffset <= logStartOffset }), kept > 0
+        else { return }
+        try io { () throws(FileError) in
+            for segment in segments[..<kept] { try segment.remove() }
+            try fileSystem.syncDirectory(directory)
+        }
+        report.removedFiles += segments[..<kept].map(\.name.log)
+        segments.removeFirst(kept)
     }
 
     private mutating func settleEpochs() throws(LogError) {

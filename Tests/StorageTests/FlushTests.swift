@@ -189,3 +189,18 @@ import Testing
     #expect(logs.health.failure == nil)
     #expect(try logs.partitionFolders() == [])
 }
+
+@Test func aFlushAfterATruncationSyncsTheSegmentsBeforeTheCutToo() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let (log, _) = try Log.open(
+        at: directory.path, config: smallSegments(), fileSystem: disk, afterCleanShutdown: false)
+    for _ in 0..<4 { try log.append(5, size: 100, epoch: 1) }
+    try log.truncate(to: 15)
+    for _ in 0..<2 { try log.append(5, size: 100, epoch: 2) }
+    let before = disk.calls.count
+    try log.flush()
+    let synced = disk.calls[before...].filter { $0.hasPrefix("sync 0") }
+    #expect(synced.contains("sync 00000000000000000000.log"))
+    #expect(log.durableOffset == 25)
+}

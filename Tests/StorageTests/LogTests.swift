@@ -311,3 +311,25 @@ import Testing
     #expect(throws: LogError.closed) { try log.append() }
     #expect(throws: LogError.closed) { try log.read(from: 0, below: .max, maxBytes: 1) }
 }
+
+@Test func aFollowerMayStartWithinABatch() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    let (leader, _) = try logs.openLog("a-0", config: smallSegments())
+    for _ in 0..<10 { try leader.append(3, epoch: 1) }
+    try leader.flush()
+    try leader.advanceLogStart(to: 13)
+    let (follower, _) = try logs.openLog("b-0", config: smallSegments())
+    try follower.truncateFully(andStartAt: leader.logStartOffset)
+    let batches = try leader.read(from: 13, below: .max, maxBytes: 1 << 20)
+    #expect(try follower.appendAsFollower(batches, leaderEpoch: 1).upperBound > 13)
+    #expect(follower.logStartOffset == 13)
+    #expect(try follower.isWhole())
+    #expect(throws: LogError.self) { try follower.read(from: 12, below: .max, maxBytes: 1) }
+    // Cut back to within that batch, it starts over where it did.
+    try follower.truncate(to: 14)
+    #expect(follower.logStartOffset == 13)
+    #expect(follower.logEndOffset == 13)
+    try follower.appendAsFollower(batches)
+    #expect(try follower.isWhole())
+}

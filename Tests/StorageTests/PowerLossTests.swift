@@ -1,0 +1,221 @@
+import Essentials
+import Glibc
+import NIOCore
+import Records
+import Storage
+import Testing
+
+/// What a log must hold, by a simple account of the same calls.
+private struct Model {
+    struct Entry: Equatable {
+        var value: String
+        var epoch: LeaderEpoch
+    }
+
+    /// What was last appended at each offset, and not truncated for sure.
+    var entries: [Offset: Entry] = [:]
+    /// The log must reach at least this far.
+    var durable: Offset = 0
+    /// Nothing below may be readable any more.
+    var start: Offset = 0
+    var epoch: LeaderEpoch = 0
+    var counter = 0
+}
+
+/// One log, driven at random through power failures.
+private struct Run {
+    let seed: UInt64
+    let disk: SimulatedDisk
+    var generator: SeededGenerator
+    var model = Model()
+    var directory: LogDirectory
+    var log: Log
+    var config: LogConfig
+    /// What is going on when the power fails.
+    var isStartingAnew = false
+
+    init(seed: UInt64) throws {
+        self.seed = seed
+        disk = SimulatedDisk(seed: seed ^ 0xd15c)
+        generator = SeededGenerator(seed: seed)
+        config = LogConfig()
+        config.segmentBytes = 700
+        config.indexIntervalBytes = 150
+        config.tailBytes = Bool.random(using: &generator) ? 0 : 2_000
+        directory = try LogDirectory.open("/data", fileSystem: disk)
+        log = try directory.openLog("t-0", config: config).0
+    }
+
+    mutating func append() throws {
+        if Int.random(in: 0..<8, using: &generator) == 0 { model.epoch = model.epoch.next }
+        var batches = ByteBuffer()
+        let end = log.logEndOffset
+        var offset = end
+        for _ in 0..<Int.random(in: 1...4, using: &generator) {
+            var builder = RecordBatchBuilder()
+            for _ in 0..<Int.random(in: 1...3, using: &generator) {
+                model.counter += 1
+                let value = "value \(model.counter)"
+                builder.append(key: nil, value: ByteBuffer(string: value), timestamp: 5)
+                // Also if the append fails, since some of it may be there after a crash.
+                model.entries[offset] = Model.Entry(value: value, epoch: model.epoch)
+                offset += 1
+            }
+            batches.writeImmutableBuffer(builder.finish())
+        }
+        let headers = try RecordBatches.validateForAppend(batches, maxBatchBytes: 10_000)
+        let range = try log.appendAsLeader(batches, headers: headers, leaderEpoch: model.epoch)
+        #expect(range == end..<offset)
+    }
+
+    mutating func flush() throws {
+        let ticket = log.prepareFlush()
+        if Bool.random(using: &generator) { try append() }
+        try ticket.perform()
+        model.durable = log.completeFlush(ticket)
+    }
+
+    mutating func checkpoint() throws {
+        let low = log.logStartOffset.rawValue
+        let highWatermark = Int64.random(in: low...log.logEndOffset.rawValue, using: &generator)
+        if let checkpoint = log.checkpoint(highWatermark: Offset(highWatermark)) {
+            try directory.checkpoint(["t-0": checkpoint])
+        }
+    }
+
+    mutating func truncate() throws {
+        let low = log.logStartOffset.rawValue
+        let target = Int64.random(in: low...log.logEndOffset.rawValue, using: &generator)
+        // A batch has at most three records, all of which may go.
+        model.durable = min(model.durable, Offset(max(low, target - 3)))
+        model.epoch = model.epoch.next
+        try log.truncate(to: Offset(target))
+        #expect(log.logEndOffset <= Offset(target) && log.logEndOffset > Offset(target - 3))
+        model.entries = model.entries.filter { $0.key < log.logEndOffset }
+    }
+
+    mutating func advanceStart() throws {
+        let low = log.logStartOffset.rawValue
+        guard log.durableOffset.rawValue >= low else { return }
+        let target = Int64.random(in: low...log.durableOffset.rawValue, using: &generator)
+        try log.advanceLogStart(to: Offset(target))
+        model.start = Offset(target)
+    }
+
+    mutating func startAnew() throws {
+        isStartingAnew = true
+        let target = Offset(Int64.random(in: 0..<1_000, using: &generator))
+        model.epoch = model.epoch.next
+        try log.truncateFully(andStartAt: target)
+        isStartingAnew = false
+        model.entries = [:]
+        model.start = target
+        model.durable = target
+    }
+
+    mutating func step() throws {
+        switch Int.random(in: 0..<40, using: &generator) {
+        case 0..<20: try append()
+        case 20..<28: try flush()
+        case 28..<32: try checkpoint()
+        case 32..<36: try truncate()
+        case 36..<38: try advanceStart()
+        case 38: try startAnew()
+        default: try restartInOrder()
+        }
+    }
+
+    mutating func restartInOrder() throws {
+        try directory.closeLog(log)
+        let isMarked = try directory.close(clean: true)
+        #expect(isMarked)
+        model.durable = log.logEndOffset
+        directory = try LogDirectory.open("/data", fileSystem: disk)
+        let (log, report) = try directory.openLog("t-0", config: config)
+        #expect(report.outcome == .trusted, "seed \(seed)")
+        self.log = log
+        try check(log, exactly: model.durable)
+    }
+
+    mutating func recover() throws {
+        disk.restart()
+        // The power may fail again at any time.
+        while true {
+            if Int.random(in: 0..<3, using: &generator) == 0 {
+                disk.failPower(after: Int.random(in: 0..<20, using: &generator))
+            }
+            do {
+                directory = try LogDirectory.open("/data", fileSystem: disk)
+                let (log, report) = try directory.openLog("t-0", config: config)
+                #expect(!report.isDamaged, "seed \(seed): \(report)")
+                self.log = log
+                disk.failPower(after: nil)
+                break
+            } catch {
+                try #require(disk.isDown, "seed \(seed): \(error)")
+                disk.restart()
+            }
+        }
+        if isStartingAnew {
+            // Old, new, or empty in between.
+            model.start = log.logStartOffset
+            model.durable = log.logStartOffset
+            isStartingAnew = false
+        }
+        try check(log, exactly: nil)
+        model.entries = model.entries.filter { $0.key < log.logEndOffset }
+        model.durable = log.logEndOffset
+        model.start = log.logStartOffset
+        model.epoch = model.epoch.next
+    }
+
+    /// Everything that must be there is there, and nothing else.
+    func check(_ log: Log, exactly end: Offset?) throws {
+        #expect(log.logEndOffset >= model.durable, "seed \(seed)")
+        #expect(log.logStartOffset >= model.start, "seed \(seed)")
+        if let end { #expect(log.logEndOffset == end, "seed \(seed)") }
+        var offset = log.logStartOffset
+        while offset < log.logEndOffset {
+            let bytes = try log.read(from: offset, below: .max, maxBytes: 400)
+            var reader = RecordReader(bytes)
+            while let record = try reader.next() {
+                let entry = Model.Entry(
+                    value: record.value.map { String(buffer: $0) } ?? "",
+                    epoch: reader.batch?.leaderEpoch ?? .none)
+                #expect(
+                    model.entries[record.offset] == entry, "seed \(seed), offset \(record.offset)")
+                if record.offset >= log.logStartOffset {
+                    #expect(log.epoch(at: record.offset) == entry.epoch, "seed \(seed)")
+                }
+            }
+            offset = try #require(reader.nextOffset)
+        }
+        #expect(try log.verify() == nil)
+    }
+}
+
+extension Run {
+    mutating func go(steps: Int) throws {
+        for _ in 0..<steps {
+            if Int.random(in: 0..<10, using: &generator) == 0 {
+                disk.failPower(after: Int.random(in: 0..<12, using: &generator))
+            }
+            do {
+                try step()
+            } catch {
+                try #require(disk.isDown, "seed \(seed): \(error)")
+            }
+            if disk.isDown { try recover() }
+        }
+        try check(log, exactly: log.logEndOffset)
+    }
+}
+
+/// As many as `SEEDS` in the environment says, for a longer look.
+private let seeds = 0..<(getenv("SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 60)
+
+/// D1, D2, D3, D10, D11, S3, S4, S5, S7, S11.
+@Test(arguments: seeds) func powerMayFailAtAnyCall(seed: UInt64) throws {
+    var run = try Run(seed: seed)
+    try run.go(steps: 120)
+}
