@@ -77,6 +77,25 @@ import Testing
         }
     }
 
+    @Test func leaderThatNobodyReachesIsReplacedAndFollows() async throws {
+        try await withCluster { cluster in
+            var members: [Member] = []
+            for id in [1, 2, 3, 101] as [NodeID] { members.append(try await cluster.start(id)) }
+            let first = try await cluster.leader(of: members)
+            _ = try await first.propose(["before"])
+            try await has(["before"], members)
+            // It still reaches the others, but they lose it.
+            await first.server?.stop(grace: .zero)
+            let others = members.filter { $0.id != first.id }
+            let second = try await cluster.leader(of: others)
+            _ = try? await first.propose(["void"])
+            _ = try await second.propose(["after"])
+            try await has(["before", "after"], members)
+            #expect(first.witness.account.leading == nil)
+            for member in members { await member.stop() }
+        }
+    }
+
     @Test func restartFromDiskDeliversEverythingAgain() async throws {
         try await withCluster { cluster in
             var records: [String] = []

@@ -169,6 +169,8 @@ struct SafetyChecker {
             }
             exposed = max(exposed, highWatermark)
         }
+        // A process that was paused learns the time with its next step.
+        guard replica.lastStep == now else { return }
         let heard = voters.ids.filter { $0 != replica.id }
             .map { max(contacts[replica.id]?[$0] ?? .zero, leader.since) }
             .sorted(by: >)
