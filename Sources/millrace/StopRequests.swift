@@ -44,7 +44,7 @@ enum StopRequests {
     }
 
     /// Seconds for a clean end after the parent has gone.
-    private static let parentGoneGrace: UInt32 = 5
+    private static let parentGoneGrace: UInt32 = 2
 
     private static func nextByte(from descriptor: Int32) -> UInt8? {
         var byte: UInt8 = 0

@@ -180,7 +180,8 @@ extension ClusterTests {
                         + settings, in: cluster.directory)
                 #expect(format.exitCode == 0, "\(format.errors)")
                 let result = try await RunningProcess.run(
-                    Cluster.binary, ["broker"] + settings, in: cluster.directory)
+                    Cluster.binary, ["broker"] + settings, in: cluster.directory,
+                    within: .seconds(20))
                 #expect(result.exitCode == 1)
                 #expect(
                     result.errors.contains("elsewhere") && result.errors.contains(id),
