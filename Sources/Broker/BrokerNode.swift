@@ -27,7 +27,8 @@ package final class BrokerNode: Sendable {
     private let logger: Logger
     private let dataLoops: MultiThreadedEventLoopGroup
     private let controlLoops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    // A lock, because `start` and `stop` may overlap.
+    // Locks, because `start` and `stop` may overlap, and failures come from any thread.
+    private let failureHandler = Mutex<(@Sendable (any Error) -> Void)?>(nil)
     private let running = Mutex<Running?>(nil)
 
     package init(configuration: NodeConfiguration, logger: Logger) {
@@ -35,6 +36,12 @@ package final class BrokerNode: Sendable {
         self.logger = logger
         dataLoops = MultiThreadedEventLoopGroup(
             numberOfThreads: max(1, configuration.networkThreads))
+    }
+
+    /// Called when a disk fails or the metadata makes no sense, so that this broker has to stop.
+    package var onFailure: (@Sendable (any Error) -> Void)? {
+        get { failureHandler.withLock { $0 } }
+        set { failureHandler.withLock { $0 = newValue } }
     }
 
     /// Starts and returns once the controller lets this broker serve.
@@ -48,7 +55,7 @@ package final class BrokerNode: Sendable {
         let parts = try await control.submit { [configuration, logger] in
             try BrokerParts(
                 configuration: configuration, properties: properties, control: control,
-                data: data, logger: logger)
+                data: data, logger: logger, onFailure: { [weak self] in self?.onFailure?($0) })
         }.get()
         running.withLock { $0 = Running(parts: parts) }
         let server = try await RPCServer.start(

@@ -24,7 +24,7 @@ final class BrokerParts: @unchecked Sendable {
 
     init(
         configuration: NodeConfiguration, properties: MetaProperties, control: any EventLoop,
-        data: [any EventLoop], logger: Logger
+        data: [any EventLoop], logger: Logger, onFailure: @escaping @Sendable (any Error) -> Void
     ) throws {
         self.configuration = configuration
         self.properties = properties
@@ -56,7 +56,18 @@ final class BrokerParts: @unchecked Sendable {
             appliedOffset: {
                 (try? await control.submit { metadata.appliedOffset }.get()) ?? Offset(0)
             })
-        metadata.onFailure = { [lifecycle] _ in lifecycle.fail() }
+        let fail: @Sendable (any Error) -> Void = { [lifecycle] error in
+            // Silent at once: the process may need a while to stop.
+            lifecycle.fail()
+            onFailure(error)
+        }
+        metadata.onFailure = fail
+        quorum.onFailure = fail
+        replicas.disks.onFailure { path, error in
+            logger.critical(
+                "a log directory failed", metadata: ["path": "\(path)", "error": "\(error)"])
+            fail(error)
+        }
     }
 
     /// Everything this broker answers.

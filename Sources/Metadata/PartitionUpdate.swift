@@ -68,7 +68,9 @@ struct PartitionUpdate {
         if isr.count >= minInSyncReplicas { eligible = [] }
 
         var change = PartitionChange(id: id)
-        if isr != state.isr { change.isr = isr }
+        // A proposal that changes nothing is recorded all the same: the partition epoch it raises tells
+        // the leader that no earlier proposal can still be accepted.
+        if isr != state.isr || proposedISR != nil { change.isr = isr }
         if eligible != state.eligibleLeaderReplicas { change.eligibleLeaderReplicas = eligible }
         if leader != state.leader {
             change.leader = leader.map { .broker($0) } ?? PartitionChange.NewLeader.none

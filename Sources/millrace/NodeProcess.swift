@@ -6,7 +6,9 @@ import NIOCore
 import Storage
 
 /// What runs in a `millrace controller` or `millrace broker`.
-protocol Node: Sendable {
+protocol Node: AnyObject, Sendable {
+    /// Called when the running node can't do its work any more; set before `start`.
+    var onFailure: (@Sendable (any Error) -> Void)? { get set }
     func start() async throws
     func stop() async
 }
@@ -22,6 +24,7 @@ struct NodeProcess {
     private enum Event: Sendable {
         case started
         case failed(any Error)
+        case broken(any Error)
         case stop(reason: String)
     }
 
@@ -32,6 +35,7 @@ struct NodeProcess {
         try checkPort()
         let logger = makeLogger()
         let node = try makeNode(configuration, logger)
+        node.onFailure = { continuation.yield(.broken($0)) }
         let starting = Task {
             do {
                 try await node.start()
@@ -48,6 +52,9 @@ struct NodeProcess {
             case .failed(let error):
                 await node.stop()
                 throw CommandFailure("\(name) cannot start: \(oneLine(error))")
+            case .broken(let error):
+                await node.stop()
+                throw CommandFailure("\(name) stopped: \(oneLine(error))")
             case .stop(let reason):
                 logger.info("stopping", metadata: ["reason": "\(reason)"])
                 starting.cancel()
