@@ -50,7 +50,9 @@ extension ClientCore {
         while true {
             var last: MillraceError?
             for address in try await wait(for: { $0(.success(self.candidates())) }) {
-                switch try await call(path, request, at: address, until: deadline)
+                // A paused broker must not use up the time in which another one would answer.
+                let attempt = isRepeatable ? min(deadline, .now() + .seconds(2)) : deadline
+                switch try await call(path, request, at: address, until: attempt)
                     as Result<Answer, RPCError>
                 {
                 case .success(let answer):

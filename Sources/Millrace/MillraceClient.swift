@@ -7,6 +7,19 @@ internal import NIOPosix
 /// It finds the other brokers through the bootstrap list, keeps one HTTP/2 connection to each broker
 /// in use, and follows partitions to new leaders. Usable from any thread. Close what you built on it
 /// first, then call `close()`.
+///
+/// ```swift
+/// let client = try MillraceClient(bootstrap: "127.0.0.1:9092")
+/// let producer = try Producer(client: client)
+/// let sent = try await producer.send(ProducerRecord(topic: "greetings", key: "en", value: "hello"))
+///
+/// let from = ConsumerAssignment(
+///     topic: "greetings", partition: sent.partition, start: .offset(sent.offset))
+/// let consumer = try Consumer(client: client, partitions: [from])
+/// for try await records in consumer {
+///     for record in try records.all() { print(record.offset, record.value ?? "none") }
+/// }
+/// ```
 public final class MillraceClient: Sendable {
     public struct Configuration: Sendable {
         /// Brokers to ask for the rest of the cluster; any one that answers will do.

@@ -10,8 +10,8 @@ internal import Records
 /// **Retries**: failures that may pass (a leader that moves or dies, too few replicas, a lost
 /// connection) are tried again until `deliveryTimeout`. When a leader dies after it took a batch and
 /// before it answered, nobody can tell whether the batch was appended; it is sent again, so it may be
-/// there *twice*. No acknowledged record is lost, but duplicates are possible until producers are
-/// idempotent.
+/// there *twice*, and a first attempt that was held up on its way may even land after later records.
+/// No acknowledged record is lost, but duplicates are possible until producers are idempotent.
 ///
 /// Usable from any thread. Call `close()` when done.
 public final class Producer: Sendable {

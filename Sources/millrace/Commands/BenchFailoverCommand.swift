@@ -160,7 +160,7 @@ struct BenchFailoverCommand: AsyncParsableCommand {
         }
         sending.cancel()
         _ = await sending.result
-        await producer.abandon()
+        await producer.close()
         try? await admin.deleteTopic(topic)
 
         var report = BenchReport()
