@@ -24,6 +24,8 @@ struct NodeProcess {
     private enum Event: Sendable {
         case started
         case failed(any Error)
+        /// After it had started, or while it did: a disk or the metadata is broken.
+        case broke(any Error)
         case broken(any Error)
         case stop(reason: String)
     }
@@ -36,6 +38,7 @@ struct NodeProcess {
         let logger = makeLogger()
         let node = try makeNode(configuration, logger)
         node.onFailure = { continuation.yield(.broken($0)) }
+        node.onFailure = { continuation.yield(.broke($0)) }
         let starting = Task {
             do {
                 try await node.start()
@@ -55,6 +58,10 @@ struct NodeProcess {
             case .broken(let error):
                 await node.stop()
                 throw CommandFailure("\(name) stopped: \(oneLine(error))")
+            case .broke(let error):
+                starting.cancel()
+                await node.stop()
+                throw CommandFailure("\(name) had to stop: \(oneLine(error))")
             case .stop(let reason):
                 logger.info("stopping", metadata: ["reason": "\(reason)"])
                 starting.cancel()
