@@ -111,6 +111,11 @@ let package = Package(
             name: "RaftTests", dependencies: ["Raft", "Essentials"],
             exclude: ["Scenarios"], swiftSettings: settings),
         .testTarget(
+            name: "QuorumTests",
+            dependencies: [
+                "Quorum", "Protocol", "RPC", "Storage", "Essentials", nioCore, nioPosix, logging,
+            ], swiftSettings: settings),
+        .testTarget(
             name: "MetadataTests", dependencies: ["Metadata", "Essentials", hashTrees],
             swiftSettings: settings),
         .testTarget(

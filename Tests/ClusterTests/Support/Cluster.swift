@@ -184,8 +184,11 @@ final class Cluster {
 
     // MARK: Surroundings
 
-    /// The program under test, which the build puts beside the tests.
-    static let binary = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
+    /// The program under test: the one `MILLRACE_TEST_BINARY` names, as `Deploy/test` names the release
+    /// build, or else the one that the build puts beside the tests.
+    static let binary =
+        ProcessInfo.processInfo.environment["MILLRACE_TEST_BINARY"]
+        ?? URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
         .deletingLastPathComponent().appendingPathComponent("millrace").path
 
     static func temporaryDirectory() throws -> URL {
