@@ -129,7 +129,10 @@ extension ClusterTests {
         @Test(.enabled(if: canMount))
         func aFullOrReadOnlyDataDirectoryIsNamed() async throws {
             let directory = try Cluster.temporaryDirectory()
-            defer { try? FileManager.default.removeItem(at: directory) }
+            let outputs = try Cluster.temporaryDirectory()
+            defer {
+                for each in [directory, outputs] { try? FileManager.default.removeItem(at: each) }
+            }
             let broker = """
                 broker --set node.id=1 --set controller.quorum.voters=9@127.0.0.1:1 \
                 --set log.dirs="$1"
@@ -152,7 +155,7 @@ extension ClusterTests {
                     [
                         "unshare", "--map-root-user", "--mount", "sh", "-c", script, Cluster.binary,
                         directory.path,
-                    ], in: try Cluster.temporaryDirectory())
+                    ], in: outputs)
                 #expect(result.exitCode == 1)
                 #expect(result.errors.contains(problem), "\(result.errors)")
                 #expect(result.errors.contains(directory.path), "\(result.errors)")
