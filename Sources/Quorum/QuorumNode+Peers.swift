@@ -81,6 +81,10 @@ extension QuorumNode {
                 self.logger.debug(
                     "quorum request failed",
                     metadata: ["peer": "\(peer)", "path": "\(path)", "error": "\(error)"])
+                if error.code == .inconsistentClusterID, !self.options.isVoter {
+                    // It will not change its mind. A voter goes on: its other peers may be right.
+                    return self.giveUp(.otherCluster(error.message))
+                }
                 if error.isConnectionRefused { self.step(.connectionLost(to: peer)) }
                 self.step(.requestFailed(id))
             }

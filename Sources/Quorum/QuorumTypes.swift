@@ -54,6 +54,8 @@ package enum QuorumError: Error, Hashable, Sendable {
     /// Configuration that contradicts itself.
     case invalidOptions(String)
     case storage(LogError)
+    /// The voters belong to another cluster than this node; says which.
+    case otherCluster(String)
     /// Committed records of this node contradict the leader's.
     case diverged(String)
 }
@@ -75,6 +77,7 @@ extension QuorumError: CustomStringConvertible {
             "the metadata log in \(path) is damaged at offset \(offset); move the folder away, and "
                 + "let this node fetch the log again from the others"
         case .invalidOptions(let reason): reason
+        case .otherCluster(let reason): reason
         case .storage(let error): "\(error)"
         case .diverged(let reason): reason
         }
