@@ -142,6 +142,22 @@ package final class LogDirectory: LogCheckpointStore {
         }.flatMap { PartitionMetadata(decoding: $0)?.topicID }
     }
 
+    /// Whether a folder holds records, whatever else may be missing from it or be no good.
+    ///
+    /// A folder that can't be looked into counts as one that does: nobody may take it for empty.
+    package func hasRecords(_ folder: String) -> Bool {
+        let directory = "\(path)/\(folder)"
+        do throws(FileError) {
+            guard try fileSystem.isDirectory(directory) else { return false }
+            for name in try fileSystem.contents(of: directory) where name.hasSuffix(".log") {
+                if try fileSystem.size(of: "\(directory)/\(name)") ?? 0 > 0 { return true }
+            }
+            return false
+        } catch {
+            return true
+        }
+    }
+
     /// Closes a log in order: all of it is durable afterwards, and the next start can trust it.
     package func closeLog(_ log: Log) throws(LogError) {
         try log.close(clean: true)

@@ -180,6 +180,19 @@ import Testing
     #expect(try logs.deletedFolders() == [])
 }
 
+@Test func aFolderIsKnownToHoldRecordsWithoutItsTopicId() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    let log = try logs.createLog(PartitionFolder(topic: "t", partition: 0), topicID: .random())
+    #expect(!logs.hasRecords("t-0"))
+    #expect(!logs.hasRecords("none-0"))
+    try log.append()
+    try logs.closeLog(log)
+    try directory.remove("t-0/partition.metadata")
+    #expect(try logs.topicID(of: "t-0") == nil)
+    #expect(logs.hasRecords("t-0"))
+}
+
 @Test func aDirectoryThatCannotBeUsedSaysSo() throws {
     let directory = try TemporaryDirectory()
     try directory.write([1], to: "file")
