@@ -133,7 +133,7 @@ extension QuorumNode {
             case .storage, .stopped, .notLeader, .batchTooLarge:
                 logger.error("the metadata log can't be opened", metadata: ["error": "\(error)"])
                 eventLoop.scheduleTask(in: Self.retryDelay) { [weak self] in self?.reopen() }
-            case .damagedState, .damagedLog, .invalidOptions, .diverged:
+            case .damagedState, .damagedLog, .invalidOptions, .otherCluster, .diverged:
                 giveUp(error)
             }
         }
