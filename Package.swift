@@ -92,6 +92,7 @@ let package = Package(
                 "Controller", "Broker", "Millrace", arguments, logging, nioCore, nioPosix,
                 protobuf, histogram,
             ], swiftSettings: settings),
+        .testTarget(name: "EssentialsTests", dependencies: ["Essentials"], swiftSettings: settings),
         .testTarget(
             name: "RecordsTests", dependencies: ["Records", "Essentials", nioCore],
             swiftSettings: settings),
