@@ -44,6 +44,14 @@ package protocol File: AnyObject, Sendable {
     func syncData() throws(FileError)
     /// Makes the file durable with all that is known about it.
     func sync() throws(FileError)
+    /// Lets go of what is kept in memory of the file and not waiting to be written, so that the next
+    /// read says what is on the disk.
+    func dropCache()
+}
+
+extension File {
+    /// Nothing is kept in memory.
+    package func dropCache() {}
 }
 
 /// A lock on a file; released by `unlock`, by the last reference, and by the end of the process.
@@ -53,7 +61,7 @@ package protocol FileLock: AnyObject, Sendable {
 
 /// A system call that failed.
 package struct FileError: Error, Hashable, Sendable {
-    /// What was tried, as a verb: "write".
+    /// What was tried, as a verb: "write"; all that makes something durable begins with "sync".
     package var operation: String
     package var path: String
     /// The `errno`.
@@ -67,6 +75,13 @@ package struct FileError: Error, Hashable, Sendable {
 
     /// Whether it may succeed once there is space again.
     package var isOutOfSpace: Bool { code == ENOSPC || code == EDQUOT }
+
+    /// Whether what was thought to be written may be lost, which no later sync would tell.
+    ///
+    /// A full disk that has no room for a file which is only being made says nothing of the others.
+    var isFailedSync: Bool {
+        operation.hasPrefix("sync") && !(isOutOfSpace && path.hasSuffix(".tmp"))
+    }
 }
 
 extension FileError: CustomStringConvertible {

@@ -176,6 +176,11 @@ private final class LocalFile: File {
     func sync() throws(FileError) {
         try call("sync", path) { fsync(descriptor) }
     }
+
+    func dropCache() {
+        // Some file systems can't, and then memory is all that there is to go by.
+        _ = posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED)
+    }
 }
 
 private final class LocalFileLock: FileLock, @unchecked Sendable {

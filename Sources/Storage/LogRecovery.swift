@@ -155,6 +155,8 @@ struct LogRecovery {
                 let missing = LogError.missingRecords(from: expected, to: segment.baseOffset)
                 return try end(before: index, at: expected, missing)
             }
+            // After a failed sync memory may still have what the disk never got.
+            try io { () throws(FileError) in try segment.open() }.dropCache()
             var walk = SegmentWalk(segment, config: config, checksCRC: true)
             walk.lastEpoch = lastBatchEpoch
             walk.epochs = epochsFound

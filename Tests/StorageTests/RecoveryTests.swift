@@ -279,6 +279,27 @@ private func logFiles(_ directory: TemporaryDirectory) throws -> [String] {
     #expect(throws: LogError.self) { try reopen(directory) }
 }
 
+/// S6: after a failed sync memory may have what the disk does not.
+@Test func onlyWhatIsCheckedIsReadAnewFromTheDisk() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let (log, _) = try reopen(directory)
+    for _ in 0..<30 { try log.append(3, epoch: 1) }
+    try log.close(clean: true)
+    let last = try #require(try logFiles(directory).last)
+    for isClean in [true, false] {
+        let before = disk.calls.count
+        _ = try Log.open(
+            at: directory.path, config: smallSegments(), fileSystem: disk,
+            afterCleanShutdown: isClean, checkpoint: LogCheckpoint(recoveryPoint: 88))
+        let calls = disk.calls[before...]
+        #expect(calls.filter { $0.hasPrefix("drop") } == (isClean ? [] : ["drop \(last)"]))
+        let dropped = calls.firstIndex(of: "drop \(last)")
+        let read = calls.firstIndex(of: "read \(last)")
+        if let dropped { #expect(try dropped < #require(read)) }
+    }
+}
+
 @Test func aFileThatCannotBeReadIsNoTornTail() throws {
     let directory = try TemporaryDirectory()
     let disk = FaultyFileSystem()

@@ -229,4 +229,8 @@ private final class FaultyFile: File {
         try check("sync")
         try file.sync()
     }
+    func dropCache() {
+        _ = fileSystem.failure("drop", path)
+        file.dropCache()
+    }
 }
