@@ -50,10 +50,11 @@ extension Log {
         let firstBase = segments.first?.baseOffset ?? offset
         try store?.setLogStart(folder, to: offset >= firstBase ? offset : nil)
         recent.removeAll()
+        let same = segments.first { $0.baseOffset == offset }
+        var isUnchanged = same == nil
         do throws(LogError) {
             try removeSegments(after: segments.count - 1)
             let obsolete = segments.filter { $0.baseOffset != offset }
-            let same = segments.first { $0.baseOffset == offset }
             try io { () throws(FileError) in
                 try same?.remove()
                 segments = [
@@ -61,6 +62,7 @@ extension Log {
                         baseOffset: offset, directory: directory, fileSystem: fileSystem,
                         interval: config.indexIntervalBytes)
                 ]
+                isUnchanged = false
                 // First, or a crash would bring back what lies below the log start: recovery begins
                 // at the new segment, and what does not follow on it goes.
                 try fileSystem.syncDirectory(directory)
@@ -68,6 +70,10 @@ extension Log {
                 if !obsolete.isEmpty { try fileSystem.syncDirectory(directory) }
             }
         } catch {
+            // A full disk has no room for the new segment, and the old ones are still there.
+            if isUnchanged, case .io(let cause) = error, cause.isOutOfSpace, !cause.isFailedSync {
+                throw error
+            }
             throw goOffline(error)
         }
         directoryChanges.durable = directoryChanges.made
@@ -96,7 +102,7 @@ extension Log {
         if epochs.advanceStart(to: offset) { epochsVersion += 1 }
         let obsolete = segmentIndex(for: offset)
         guard obsolete > 0 else { return }
-        try io { () throws(FileError) in
+        try health.watch { () throws(FileError) in
             // The oldest first: what is left is always without a gap.
             for _ in 0..<obsolete {
                 try segments[0].remove()
@@ -153,14 +159,14 @@ extension Log {
     /// Writes the epochs down at once, since the batches would not tell them all.
     private func epochsChanged() throws(LogError) {
         epochsVersion += 1
-        try io { () throws(FileError) in
+        try health.watch { () throws(FileError) in
             try files.writeEpochs(epochs.encoded, version: epochsVersion)
         }
     }
 
     private func clearDamage() throws(LogError) {
         guard refusal != nil else { return }
-        try io { () throws(FileError) in
+        try health.watch { () throws(FileError) in
             try fileSystem.remove("\(directory)/\(LogRecovery.damageMarker)")
             try fileSystem.syncDirectory(directory)
         }

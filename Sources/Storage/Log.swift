@@ -95,7 +95,11 @@ package final class Log {
         var recovery = LogRecovery(
             directory: directory, config: config, fileSystem: fileSystem, checkpoint: checkpoint,
             isClean: afterCleanShutdown)
-        try recovery.run()
+        do throws(LogError) {
+            try recovery.run()
+        } catch {
+            throw health.noting(error)
+        }
         return (Log(recovered: recovery, health: health, store: store), recovery.report)
     }
 
@@ -119,11 +123,13 @@ package final class Log {
     }
 
     /// The state of the files can't be told any more: nothing is taken until the next start.
+    ///
+    /// Nor by any other log on the disk that did this, so that whoever leads from it hears of it.
     func goOffline(_ error: LogError) -> LogError {
-        let offline: LogError
-        if case .offline = error { offline = error } else { offline = .offline("\(error)") }
-        if refusal == nil || refusal != .closed { refusal = offline }
-        return offline
+        let reason = if case .offline(let reason) = error { reason } else { "\(error)" }
+        if refusal != .closed { refusal = .offline(reason) }
+        health.fail(reason)
+        return .offline(reason)
     }
 
     /// The index of the segment that a batch with `offset` lies in, if there is one.
@@ -197,9 +203,8 @@ package final class Log {
     package func markDeleted() throws(LogError) -> String {
         refusal = .closed
         recent.removeAll()
-        let unique = String(UInt64.random(in: .min ... .max), radix: 36)
-        let renamed = "\(directory).\(unique)\(LogDirectory.deletedSuffix)"
-        try io { () throws(FileError) in try files.delete(renamedTo: renamed) }
+        let renamed = "\(parentDirectory(of: directory))/\(LogDirectory.deletedName(of: folder))"
+        try health.watch { () throws(FileError) in try files.delete(renamedTo: renamed) }
         directory = renamed
         return renamed
     }

@@ -27,29 +27,38 @@ package final class LogDirectory: LogCheckpointStore {
 
     private struct State {
         var checkpoints: DirectoryCheckpoints
-        /// Logs whose state on disk may not be that of a clean stop.
+        /// Logs whose state on disk may not be that of a clean stop, and which nobody has opened.
         var unsettled: Set<String>
+        /// Logs that were opened, and not yet closed in order.
+        var open: Set<String> = []
         /// Checkpoint files that are not, or not certainly, what `checkpoints` says.
         var unwritten: Set<DirectoryCheckpoints.Kind> = []
         /// What an open log's checkpoints are of: its opening, and its truncations since.
         var generations: [String: UInt64] = [:]
         var openings: UInt64 = 0
         var isClosed = false
+
+        /// Nothing is left of the log whose state could matter.
+        mutating func settle(_ folder: String) {
+            unsettled.remove(folder)
+            open.remove(folder)
+        }
     }
 
     private init(
-        path: String, fileSystem: any FileSystem, lock: any FileLock, cleanMarker: [UInt8]?,
-        checkpoints: DirectoryCheckpoints, folders: [String]
+        path: String, fileSystem: any FileSystem, lock: any FileLock,
+        mark: CleanShutdownMark?, checkpoints: DirectoryCheckpoints, folders: [String]
     ) {
         self.path = path
         self.fileSystem = fileSystem
         self.lock = lock
-        wasCleanShutdown = cleanMarker != nil
-        lastBrokerEpoch = cleanMarker.flatMap { Self.brokerEpoch(in: $0) }
+        wasCleanShutdown = mark != nil
+        lastBrokerEpoch = mark?.brokerEpoch
+        let folders = Set(folders)
         state = Mutex(
             State(
                 checkpoints: checkpoints,
-                unsettled: cleanMarker == nil ? Set(folders) : []))
+                unsettled: mark.map { folders.intersection($0.unsettled) } ?? folders))
     }
 
     /// Opens the directory, making it if need be, and locks it against all others.
@@ -73,7 +82,8 @@ package final class LogDirectory: LogCheckpointStore {
             try fileSystem.syncDirectory(path)
             let checkpoints = try DirectoryCheckpoints(reading: path, fileSystem: fileSystem)
             return LogDirectory(
-                path: path, fileSystem: fileSystem, lock: lock, cleanMarker: marker,
+                path: path, fileSystem: fileSystem, lock: lock,
+                mark: marker.flatMap { CleanShutdownMark(decoding: $0) },
                 checkpoints: checkpoints, folders: try folders(in: path, fileSystem))
         }
     }
@@ -105,9 +115,12 @@ package final class LogDirectory: LogCheckpointStore {
         _ folder: String, config: LogConfig = LogConfig()
     ) throws(LogError) -> (Log, RecoveryReport) {
         let (checkpoint, isTrusted) = state.withLock { state in
-            let isTrusted = wasCleanShutdown && !state.unsettled.contains(folder)
+            let isTrusted =
+                wasCleanShutdown && !state.unsettled.contains(folder)
+                && !state.open.contains(folder)
+            state.unsettled.remove(folder)
             // From here on, until it is closed in order.
-            state.unsettled.insert(folder)
+            state.open.insert(folder)
             // So that a checkpoint of another log, once in the same folder, isn't taken for this one's.
             state.openings += 1
             var checkpoint = state.checkpoints[folder]
@@ -115,9 +128,18 @@ package final class LogDirectory: LogCheckpointStore {
             state.generations[folder] = checkpoint.generation
             return (checkpoint, isTrusted)
         }
-        return try Log.open(
-            at: "\(path)/\(folder)", config: config, fileSystem: fileSystem,
-            afterCleanShutdown: isTrusted, checkpoint: checkpoint, store: self, health: health)
+        do throws(LogError) {
+            return try Log.open(
+                at: "\(path)/\(folder)", config: config, fileSystem: fileSystem,
+                afterCleanShutdown: isTrusted, checkpoint: checkpoint, store: self, health: health)
+        } catch {
+            // Nobody will close it: it is for the next who opens it to look at.
+            state.withLock { state in
+                state.open.remove(folder)
+                state.unsettled.insert(folder)
+            }
+            throw error
+        }
     }
 
     /// Makes the folder of a new log, with the id of the topic it belongs to, and opens it.
@@ -125,7 +147,8 @@ package final class LogDirectory: LogCheckpointStore {
         _ folder: PartitionFolder, topicID: TopicID, config: LogConfig = LogConfig()
     ) throws(LogError) -> Log {
         let directory = "\(path)/\(folder.name)"
-        try io { () throws(FileError) in
+        try checkIsPartition(folder.name)
+        try health.watch { () throws(FileError) in
             try fileSystem.makeDirectories(directory)
             try fileSystem.replaceFile(
                 PartitionMetadata.fileName, in: directory,
@@ -133,6 +156,12 @@ package final class LogDirectory: LogCheckpointStore {
         }
         try forget(folder.name)
         return try openLog(folder.name, config: config).0
+    }
+
+    private func checkIsPartition(_ folder: String) throws(LogError) {
+        guard folder == Self.metadataFolder else { return }
+        throw .unexpectedFile(
+            "\(path)/\(folder)", reason: "that folder is the metadata log's, not a partition's")
     }
 
     /// The topic that the log in `folder` belongs to; `nil` when its file is missing or no good.
@@ -161,29 +190,37 @@ package final class LogDirectory: LogCheckpointStore {
     /// Closes a log in order: all of it is durable afterwards, and the next start can trust it.
     package func closeLog(_ log: Log) throws(LogError) {
         try log.close(clean: true)
-        state.withLock { state in _ = state.unsettled.remove(log.folder) }
+        state.withLock { state in _ = state.open.remove(log.folder) }
     }
 
     /// Deletes a log; returns what its folder is called now, for `removeDeleted` to remove.
     package func deleteLog(_ log: Log) throws(LogError) -> String {
         let folder = log.folder
         let renamed = try log.markDeleted()
-        state.withLock { state in _ = state.unsettled.remove(folder) }
+        state.withLock { $0.settle(folder) }
         try forget(folder)
         return String(renamed.split(separator: "/").last ?? "")
     }
 
     /// Deletes the log in a folder that is not open.
     package func deleteLog(inFolder folder: String) throws(LogError) -> String {
-        let unique = String(UInt64.random(in: .min ... .max), radix: 36)
-        let renamed = "\(folder).\(unique)\(Self.deletedSuffix)"
-        try io { () throws(FileError) in
+        try checkIsPartition(folder)
+        let renamed = Self.deletedName(of: folder)
+        try health.watch { () throws(FileError) in
             try fileSystem.rename("\(path)/\(folder)", to: "\(path)/\(renamed)")
             try fileSystem.syncDirectory(path)
         }
-        state.withLock { state in _ = state.unsettled.remove(folder) }
+        state.withLock { $0.settle(folder) }
         try forget(folder)
         return renamed
+    }
+
+    /// What a deleted log's folder is called from then on; a long name is cut, or it would be longer
+    /// than a name may be.
+    static func deletedName(of folder: String) -> String {
+        var name = folder
+        while name.utf8.count > 200 { name.removeLast() }
+        return "\(name).\(String(UInt64.random(in: .min ... .max), radix: 36))\(deletedSuffix)"
     }
 
     /// The folders of deleted logs whose files are still there.
@@ -258,15 +295,20 @@ package final class LogDirectory: LogCheckpointStore {
         _ change: (inout State) -> Set<DirectoryCheckpoints.Kind>
     ) throws(LogError) {
         try health.check()
-        try state.withLock { state throws(LogError) in
-            guard !state.isClosed else { throw .closed }
-            state.unwritten.formUnion(change(&state))
-            for kind in state.unwritten.sorted() {
-                try io { () throws(FileError) in
-                    try state.checkpoints.write(kind, to: path, fileSystem: fileSystem)
+        do throws(LogError) {
+            try state.withLock { state throws(LogError) in
+                guard !state.isClosed else { throw .closed }
+                state.unwritten.formUnion(change(&state))
+                for kind in state.unwritten.sorted() {
+                    try io { () throws(FileError) in
+                        try state.checkpoints.write(kind, to: path, fileSystem: fileSystem)
+                    }
+                    state.unwritten.remove(kind)
                 }
-                state.unwritten.remove(kind)
             }
+        } catch {
+            // Without the lock, since whoever hears of it may come back here.
+            throw health.noting(error)
         }
     }
 
@@ -274,8 +316,11 @@ package final class LogDirectory: LogCheckpointStore {
 
     /// Gives the directory back.
     ///
-    /// With `clean`, the mark of a clean stop is left if every log in the directory was closed with
-    /// `closeLog`, or has been trusted and not opened.
+    /// With `clean`, the mark of a clean stop is left if every log that was opened was closed with
+    /// `closeLog`. It names the logs that were not opened although they needed a look: the next start
+    /// doesn't trust those.
+    ///
+    /// - Parameter brokerEpoch: `none` if there was none in this run; the last one stays then.
     /// - Returns: whether the mark was left.
     @discardableResult
     package func close(clean: Bool, brokerEpoch: BrokerEpoch = .none) throws(LogError) -> Bool {
@@ -283,20 +328,15 @@ package final class LogDirectory: LogCheckpointStore {
         return try state.withLock { state throws(LogError) in
             guard !state.isClosed else { return false }
             state.isClosed = true
-            guard clean, state.unsettled.isEmpty, health.failure == nil else { return false }
+            guard clean, state.open.isEmpty, health.failure == nil else { return false }
+            let mark = CleanShutdownMark(
+                brokerEpoch: brokerEpoch == .none ? lastBrokerEpoch ?? .none : brokerEpoch,
+                unsettled: state.unsettled)
+            guard let bytes = mark.encoded else { return false }
             try io { () throws(FileError) in
-                try fileSystem.replaceFile(
-                    Self.cleanShutdownFile, in: path,
-                    with: Array("version=1\nbroker.epoch=\(brokerEpoch.rawValue)\n".utf8))
+                try fileSystem.replaceFile(Self.cleanShutdownFile, in: path, with: bytes)
             }
             return true
         }
-    }
-
-    private static func brokerEpoch(in marker: [UInt8]) -> BrokerEpoch? {
-        let key = "broker.epoch="
-        let lines = String(decoding: marker, as: UTF8.self).split(separator: "\n")
-        let line = lines.first { $0.hasPrefix(key) }
-        return line.flatMap { Int64($0.dropFirst(key.count)) }.map { BrokerEpoch($0) }
     }
 }

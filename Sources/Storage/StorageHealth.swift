@@ -34,6 +34,22 @@ package final class StorageHealth: Sendable {
         for observer in observers { observer(.offline(reason)) }
     }
 
+    /// Takes the directory offline if `error` is a failed sync, and returns what to throw then.
+    func noting(_ error: LogError) -> LogError {
+        guard case .io(let cause) = error, cause.isFailedSync else { return error }
+        fail("\(cause)")
+        return failure ?? error
+    }
+
+    /// Runs `body`, lets its failure appear as a log's, and takes note of it.
+    func watch<T>(_ body: () throws(FileError) -> T) throws(LogError) -> T {
+        do throws(FileError) {
+            return try body()
+        } catch {
+            throw noting(.io(error))
+        }
+    }
+
     /// Calls `body` once, on the thread that finds it out, when the directory fails.
     package func onFailure(_ body: @escaping @Sendable (LogError) -> Void) {
         let failure = state.withLock { state -> LogError? in

@@ -129,19 +129,72 @@ import Testing
     #expect(again.endOffset(for: 6) == log.endOffset(for: 6))
 }
 
-@Test func aLogThatCannotBeCutBackGoesOffline() throws {
+@Test func aLogThatCannotBeCutBackGoesOfflineWithItsDirectory() throws {
     let directory = try TemporaryDirectory()
     let disk = FaultyFileSystem()
-    let (log, _) = try Log.open(at: directory.path, fileSystem: disk, afterCleanShutdown: false)
+    let health = StorageHealth()
+    let failures = Mutex<[LogError]>([])
+    health.onFailure { error in failures.withLock { $0.append(error) } }
+    let (log, _) = try Log.open(
+        at: directory.path, fileSystem: disk, afterCleanShutdown: false, health: health)
     try log.append(2)
     disk.fail { ["write", "truncate"].contains($0.operation) ? EIO : nil }
     let error = try #require(throws: LogError.self) { try log.append() }
     disk.fail(nil)
+    #expect(failures.withLock { $0 } == [error])
     #expect(throws: error) { try log.append() }
     #expect(throws: error) { try log.truncate(to: 0) }
     #expect(try log.isWhole())
     let (again, _) = try Log.open(at: directory.path, afterCleanShutdown: false)
     #expect(again.logEndOffset == 2)
+}
+
+/// S6, D7.
+@Test(arguments: ["truncate", "start anew", "advance", "recover", "checkpoint", "delete"])
+func aSyncThatFailsOutsideAFlushIsFinalToo(during: String) throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let logs = try LogDirectory.open(directory.path, fileSystem: disk)
+    let (log, _) = try logs.openLog("t-0", config: smallSegments())
+    for _ in 0..<30 { try log.append(2, epoch: 1) }
+    try log.flush()
+    let (other, _) = try logs.openLog("t-1")
+    if during == "recover" { try log.close(clean: false) }
+    let checkpoint = log.checkpoint(highWatermark: 60)
+
+    disk.fail { $0.operation.hasPrefix("sync") ? EIO : nil }
+    let error = #expect(throws: LogError.self) {
+        switch during {
+        case "truncate": try log.truncate(to: 20)
+        case "start anew": try log.truncateFully(andStartAt: 100)
+        case "advance": try log.advanceLogStart(to: 50)
+        case "recover": _ = try logs.openLog("t-0", config: smallSegments())
+        case "checkpoint": try logs.checkpoint(["t-0": try #require(checkpoint)])
+        default: _ = try logs.deleteLog(log)
+        }
+    }
+    disk.fail(nil)
+    #expect(logs.health.failure != nil)
+    #expect(logs.health.failure == error)
+    #expect(throws: LogError.self) { try other.append() }
+    #expect(try logs.close(clean: true) == false)
+}
+
+/// D8, S8.
+@Test func aFullDiskThatKeepsALogFromStartingAnewDoesNotTakeItOffline() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let logs = try LogDirectory.open(directory.path, fileSystem: disk)
+    let (log, _) = try logs.openLog("t-0")
+    try log.append(3)
+    disk.fail { $0.operation == "create" && $0.path.hasSuffix(".log") ? ENOSPC : nil }
+    #expect(throws: LogError.self) { try log.truncateFully(andStartAt: 50) }
+    disk.fail(nil)
+    #expect(logs.health.failure == nil)
+    #expect(log.logEndOffset == 3)
+    #expect(try log.isWhole())
+    try log.truncateFully(andStartAt: 50)
+    #expect(log.logEndOffset == 50)
 }
 
 @Test func theFlusherServesAllWhoWaitTogether() async throws {

@@ -25,9 +25,11 @@ import Testing
 
     let second = try LogDirectory.open(directory.path)
     #expect(!second.wasCleanShutdown)
-    #expect(try second.close(clean: true) == false)  // a log was never looked at
+    // A log was never looked at: the others may be trusted next time, that one not.
+    #expect(try second.close(clean: true))
 
     let third = try LogDirectory.open(directory.path)
+    #expect(third.wasCleanShutdown)
     let (again, report) = try third.openLog("t-0")
     #expect(report.outcome == .recovered(truncatedBytes: 0))
     #expect(report.checkedBytes > 0)
@@ -41,6 +43,96 @@ import Testing
     #expect(try fourth.openLog("t-0").1.outcome == .trusted)
     try fourth.close(clean: false)  // as good as a crash
     #expect(try !LogDirectory.open(directory.path).wasCleanShutdown)
+}
+
+/// D11, S5.
+@Test func aLogThatNobodyOpensStaysUntrustedAndKeepsNoOtherFromBeingTrusted() throws {
+    let directory = try TemporaryDirectory()
+    let first = try LogDirectory.open(directory.path)
+    for folder in ["left-0", "used-0", "gone-0"] { try first.openLog(folder).0.append(4) }
+    try first.close(clean: false)
+
+    for round in 0..<3 {
+        let logs = try LogDirectory.open(directory.path)
+        #expect(logs.wasCleanShutdown == (round > 0))
+        let (log, report) = try logs.openLog("used-0")
+        #expect((report.outcome == .trusted) == (round > 0))
+        try log.append()
+        try logs.closeLog(log)
+        #expect(try logs.close(clean: true))
+        let text = String(decoding: try directory.bytes(".clean-shutdown"), as: UTF8.self)
+        #expect(text.contains("unsettled=left-0\n"))
+        #expect(text.contains("gone-0") == (round == 0))
+        try? LocalFileSystem().removeRecursively("\(directory.path)/gone-0")
+    }
+
+    let last = try LogDirectory.open(directory.path)
+    // Nor is one that can't be opened, and it is no reason to distrust the others either.
+    try directory.write([1], to: "used-0/stranger.log")
+    #expect(throws: LogError.self) { try last.openLog("used-0") }
+    let (left, report) = try last.openLog("left-0")
+    #expect(report.outcome == .recovered(truncatedBytes: 0))
+    try last.closeLog(left)
+    #expect(try last.close(clean: true))
+    try directory.remove("used-0/stranger.log")
+    let again = try LogDirectory.open(directory.path)
+    #expect(try again.openLog("used-0").1.outcome != .trusted)
+    #expect(try again.openLog("left-0").1.outcome == .trusted)
+}
+
+@Test func aStopBeforeABrokerIsRegisteredKeepsTheLastEpoch() throws {
+    let directory = try TemporaryDirectory()
+    try LogDirectory.open(directory.path).close(clean: true, brokerEpoch: BrokerEpoch(77))
+    for _ in 0..<2 {
+        let logs = try LogDirectory.open(directory.path)
+        #expect(logs.lastBrokerEpoch == BrokerEpoch(77))
+        try logs.close(clean: true)
+    }
+    // Not over a crash.
+    try LogDirectory.open(directory.path).close(clean: false)
+    try LogDirectory.open(directory.path).close(clean: true)
+    #expect(try LogDirectory.open(directory.path).lastBrokerEpoch == BrokerEpoch.none)
+}
+
+@Test(arguments: ["", "version=1", "version=2\n", "version=1\nbroker.epoch=x\n", "\u{0}\n"])
+func whatIsNoMarkOfACleanStopCountsAsNone(mark: String) throws {
+    let directory = try TemporaryDirectory()
+    try directory.write(Array(mark.utf8), to: ".clean-shutdown")
+    #expect(try !LogDirectory.open(directory.path).wasCleanShutdown)
+}
+
+@Test func noPartitionIsGivenTheMetadataLogsFolder() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    let (log, _) = try logs.openLog(LogDirectory.metadataFolder)
+    try log.append(3)
+    let partition = try #require(PartitionFolder(LogDirectory.metadataFolder))
+    #expect(throws: LogError.self) { try logs.createLog(partition, topicID: .random()) }
+    #expect(throws: LogError.self) { try logs.deleteLog(inFolder: partition.name) }
+    #expect(try directory.names().contains(partition.name))
+    #expect(try logs.topicID(of: partition.name) == nil)
+    #expect(try log.isWhole())
+    try logs.closeLog(log)
+}
+
+@Test func aTopicWithTheLongestNameCanBeDeleted() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    for partition: Int32 in 0..<2 {
+        let folder = PartitionFolder(
+            topic: String(repeating: "x", count: 249), partition: partition)
+        let log = try logs.createLog(folder, topicID: .random())
+        let renamed: String
+        if partition == 0 {
+            renamed = try logs.deleteLog(log)
+        } else {
+            try logs.closeLog(log)
+            renamed = try logs.deleteLog(inFolder: folder.name)
+        }
+        #expect(try logs.deletedFolders() == [renamed])
+        try logs.removeDeleted(renamed)
+    }
+    #expect(try logs.partitionFolders() == [])
 }
 
 @Test func checkpointsAreKeptPerLogAndInKafkasForm() throws {
