@@ -88,12 +88,19 @@ extension ControllerState {
         return draft.result(id)
     }
 
+    /// What the log of the metadata is called, as if it were a topic.
+    private static let reservedName = "__cluster_metadata"
+
     private func checkName(_ name: String) throws(ControllerError) {
         func fail(_ reason: String) -> ControllerError {
             ControllerError(.invalidTopicException, reason)
         }
         if name.isEmpty { throw fail("a topic needs a name") }
         if name == "." || name == ".." { throw fail("a topic can't be named '\(name)'") }
+        // Its first partition's folder would be that of the nodes' own log.
+        if name == Self.reservedName {
+            throw fail("topic name '\(name)' is reserved; take another")
+        }
         guard name.utf8.count <= 249 else {
             throw fail(
                 "a topic's name has 249 characters at most, this one has \(name.utf8.count)")

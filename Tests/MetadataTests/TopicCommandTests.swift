@@ -35,13 +35,16 @@ import Testing
 
     @Test(arguments: [
         "", ".", "..", "a b", "a/b", "ä", "a\u{0}", "..a\n", String(repeating: "x", count: 250),
+        "__cluster_metadata",
     ])
     func illegalNamesAreRefused(_ name: String) throws {
         var cluster = try TestCluster(brokers: 1)
         #expect(refusal { try cluster.create(name) } == .invalidTopicException)
     }
 
-    @Test(arguments: ["a", "...", "A.b_c-9", String(repeating: "x", count: 249)])
+    @Test(arguments: [
+        "a", "...", "A.b_c-9", "__cluster_metadata-0", String(repeating: "x", count: 249),
+    ])
     func legalNamesAreTaken(_ name: String) throws {
         var cluster = try TestCluster(brokers: 1)
         try cluster.create(name)
