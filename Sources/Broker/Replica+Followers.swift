@@ -104,7 +104,10 @@ extension Replica {
             environment.logger.error(
                 "cannot read for a follower",
                 metadata: ["partition": "\(name)", "error": "\(error)"])
-            return .failure(id, fetch, error.code)
+            var failure = FollowerAnswer.failure(id, fetch, error.code)
+            // Where to start anew, should the offset be out of range.
+            failure.logStartOffset = log.logStartOffset
+            return failure
         }
         return answer
     }

@@ -178,9 +178,11 @@ package struct PartitionFollower: Sendable {
     }
 
     private func violation(in batches: Batches) -> Violation? {
-        guard batches.baseOffset >= logEndOffset, batches.endOffset > batches.baseOffset else {
-            return .notContiguous
-        }
+        // A log that starts where its leader's does may start within a batch.
+        let startsWithin = logStartOffset == logEndOffset && batches.endOffset > logEndOffset
+        guard batches.baseOffset >= logEndOffset || startsWithin,
+            batches.endOffset > batches.baseOffset
+        else { return .notContiguous }
         guard batches.firstEpoch >= lastEpoch else {
             return .impossibleEpoch(batches.firstEpoch)
         }

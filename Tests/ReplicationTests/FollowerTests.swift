@@ -184,6 +184,28 @@ struct FollowerTests {
         #expect(follower.highWatermark == 40)
     }
 
+    @Test("A log that starts anew may start within the leader's batch")
+    func aRestartedLogMayStartWithinABatch() {
+        var follower = PartitionFollower(
+            leader: 1, leaderEpoch: 9, logStartOffset: 0, logEndOffset: 5, durableEnd: 5,
+            lastEpoch: 4, highWatermark: 5)
+        follower.restarted(at: 40, durableEnd: 40)
+        func receive(_ base: Offset, _ end: Offset) -> PartitionFollower.Action {
+            follower.received(
+                PartitionFollower.Answer(
+                    leaderEpoch: 9, fetchOffset: follower.logEndOffset,
+                    lastFetchedEpoch: follower.lastEpoch, highWatermark: 50, logStartOffset: 40,
+                    content: .batches(
+                        PartitionFollower.Batches(
+                            baseOffset: base, endOffset: end, firstEpoch: 9, lastEpoch: 9))),
+                epochEnd: { _ in EpochEnd(epoch: .none, endOffset: 0) })
+        }
+        #expect(receive(36, 40) == .refuse(.notContiguous))
+        #expect(receive(36, 44) == .append)
+        follower.appended(to: 44, lastEpoch: 9)
+        #expect(receive(36, 48) == .refuse(.notContiguous))
+    }
+
     @Test func aFlushThatEndsAfterATruncationCountsForNothing() {
         let harness = FollowerHarness(epochs: [(4, 0)], logEnd: 9, durable: 3)
         #expect(harness.receive(harness.diverging(4, 6)) == .truncate(to: 6))
