@@ -40,6 +40,20 @@ extension Replica {
         for waiter in due { waiter.body() }
     }
 
+    /// Makes the log durable and tells the leader so, though no answer of the leader led to it.
+    ///
+    /// On a partition where nothing else happens it would not hear of it, and not commit.
+    func tellDurableEnd() {
+        guard let log, let epoch = follower?.leaderEpoch else { return }
+        let tell: () -> Void = { [unowned self] in
+            guard let follower, follower.leaderEpoch == epoch else { return }
+            environment.fetchers.moved(id, leader: follower.leader, to: follower.position)
+        }
+        guard log.durableOffset < log.logEndOffset else { return tell() }
+        whenDurable(to: log.logEndOffset, tell)
+        flushSoon()
+    }
+
     /// Calls `body` once everything below `end` is durable, or cannot become so in this role.
     func whenDurable(to end: Offset, _ body: @escaping () -> Void) {
         flushWaiters.append((end, body))

@@ -177,6 +177,10 @@ extension Replica {
             eventLoop.assumeIsolated().execute { token.fire() }
         } else {
             readers.append(token)
+            if readers.count >= readerLimit {
+                readers.removeAll { $0.isCancelled }
+                readerLimit = max(Self.minReaderLimit, readers.count * 2)
+            }
         }
         return token
     }

@@ -28,6 +28,10 @@ final class Replica: @unchecked Sendable {
     /// Why the replica cannot be used until the broker restarts.
     var offlineReason: String?
     var isClosed = false
+    /// Closed because the partition is not this broker's any more, not because the broker stops.
+    var isRemoved = false
+    /// The log is on disk, if at all, and nobody has it open.
+    var hasFailedToOpen = false
     var assignment: PartitionAssignment?
     var settings: ReplicaSettings
     /// The settings when the replica was made; a constant.
@@ -42,6 +46,9 @@ final class Replica: @unchecked Sendable {
     var awaitingDisk = Deque<PendingWrite>()
     var earliestWriteDeadline = MonotonicTime.distantFuture
     var readers: [WaitToken] = []
+    /// At so many readers those that have given up are cleared away.
+    var readerLimit = minReaderLimit
+    static let minReaderLimit = 64
     /// At most one parked fetch a follower.
     var parkedFetches: [(follower: NodeID, part: FollowerFetchPart)] = []
 
@@ -113,6 +120,8 @@ final class Replica: @unchecked Sendable {
     func assign(_ newAssignment: PartitionAssignment, settings: ReplicaSettings) {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return }
+        let countsDurableNow =
+            settings.flushPolicy == .commit && self.settings.flushPolicy != .commit
         self.settings = settings
         let old = assignment
         assignment = newAssignment
@@ -124,6 +133,13 @@ final class Replica: @unchecked Sendable {
             || old?.leader != newAssignment.leader
         {
             take(newAssignment)
+            return
+        }
+        guard countsDurableNow, let log else { return }
+        if follower != nil {
+            tellDurableEnd()
+        } else if log.durableOffset < log.logEndOffset {
+            flushSoon()
         }
     }
 
@@ -181,7 +197,7 @@ final class Replica: @unchecked Sendable {
                 "epoch": "\(assignment.leaderEpoch)", "logEndOffset": "\(log.logEndOffset)",
             ])
         environment.fetchers.follow(self, leader: newLeader, position: core.position)
-        if log.durableOffset < log.logEndOffset { flushSoon() }
+        if log.durableOffset < log.logEndOffset { tellDurableEnd() }
     }
 
     /// Ends the present role; whoever waits on it hears so.

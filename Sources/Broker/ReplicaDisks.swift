@@ -41,6 +41,7 @@ final class ReplicaDisks: Sendable {
             for folder in try directory.partitionFolders() {
                 placement.disk[folder] = disks.count
             }
+            try Self.forgetDeleted(in: directory)
             disks.append(ReplicaDisk(directory: directory))
             placement.counts.append(placement.disk.values.count { $0 == disks.count - 1 })
         }
@@ -68,18 +69,45 @@ final class ReplicaDisks: Sendable {
         return first
     }
 
+    /// Takes back what is noted of logs that were deleted when the last process died.
+    private static func forgetDeleted(in directory: LogDirectory) throws(LogError) {
+        let present = Set(try directory.partitionFolders().map(\.name))
+        for leftover in try directory.deletedFolders() {
+            // Called `<folder>.<unique>.delete`.
+            let folder = leftover.split(separator: ".", omittingEmptySubsequences: false)
+                .dropLast(2).joined(separator: ".")
+            guard !present.contains(folder), directory.checkpoint(of: folder).highWatermark > 0
+            else { continue }
+            try directory.willTruncate(folder, to: 0, generation: 0)
+        }
+    }
+
     /// Opens the log of a partition, or makes it; one of another topic's id has to make way.
+    ///
+    /// - Throws: also when there should be records and they are not there, or not certainly this
+    ///   topic's: in a new log in their place the loss would go unnoticed.
     func openLog(
         _ folder: PartitionFolder, topicID: TopicID, config: LogConfig
     ) throws(LogError) -> (log: Log, disk: ReplicaDisk, report: RecoveryReport?) {
         if let disk = existing(folder) {
-            if try disk.directory.topicID(of: folder.name) == topicID {
+            switch try disk.directory.topicID(of: folder.name) {
+            case topicID?:
                 let (log, report) = try disk.directory.openLog(folder.name, config: config)
                 return (log, disk, report)
+            case .some:
+                try delete(folder, of: disk)
+            case nil:
+                if disk.directory.hasRecords(folder.name) {
+                    throw .unexpectedFile(
+                        "\(folder)/partition.metadata", reason: "cannot be read beside records")
+                }
             }
-            try delete(folder, of: disk)
         }
-        let disk = place(folder)
+        for disk in disks {
+            let highWatermark = disk.directory.checkpoint(of: folder.name).highWatermark
+            if highWatermark > 0 { throw .missingRecords(from: 0, to: highWatermark) }
+        }
+        let disk = existing(folder) ?? place(folder)
         let log = try disk.directory.createLog(folder, topicID: topicID, config: config)
         return (log, disk, nil)
     }
@@ -116,6 +144,17 @@ final class ReplicaDisks: Sendable {
         try disk.directory.removeDeleted(leftover)
     }
 
+    /// Deletes a log that is not open, unless it may be another topic's.
+    func deleteUnopened(_ folder: PartitionFolder, topicID: TopicID) throws(LogError) {
+        guard let disk = existing(folder) else { return }
+        switch try disk.directory.topicID(of: folder.name) {
+        case topicID?: try delete(folder, of: disk)
+        case .some: break
+        case nil where disk.directory.hasRecords(folder.name): break
+        case nil: try delete(folder, of: disk)
+        }
+    }
+
     private func delete(_ folder: PartitionFolder, of disk: ReplicaDisk) throws(LogError) {
         logger.info("deleting the log of a deleted topic", metadata: ["folder": "\(folder.name)"])
         let leftover = try disk.directory.deleteLog(inFolder: folder.name)
@@ -128,21 +167,25 @@ final class ReplicaDisks: Sendable {
     /// Before any log is opened, lest a topic of the same name is given the folder meanwhile.
     func deleteStrays(isAssigned: (TopicPartition) -> Bool) {
         for disk in disks {
-            do throws(LogError) {
-                for folder in try disk.directory.partitionFolders() {
+            let folders = placement.withLock { placement in
+                placement.disk.keys.filter { disks[placement.disk[$0] ?? 0] === disk }.sorted()
+            }
+            for folder in folders {
+                do throws(LogError) {
                     // Without a readable id nobody can tell whose it is: left for a person.
                     guard let topic = try disk.directory.topicID(of: folder.name),
-                        !isAssigned(TopicPartition(topic: topic, partition: folder.partition)),
-                        existing(folder) === disk
+                        !isAssigned(TopicPartition(topic: topic, partition: folder.partition))
                     else { continue }
                     logger.info("deleting a stray log", metadata: ["folder": "\(folder.name)"])
                     _ = try disk.directory.deleteLog(inFolder: folder.name)
                     forget(folder)
+                } catch {
+                    logger.error(
+                        "cannot delete a stray log",
+                        metadata: [
+                            "path": "\(disk.directory.path)/\(folder.name)", "error": "\(error)",
+                        ])
                 }
-            } catch {
-                logger.error(
-                    "cannot delete stray logs",
-                    metadata: ["directory": "\(disk.directory.path)", "error": "\(error)"])
             }
         }
     }

@@ -45,6 +45,11 @@ final class ReplicaFetcher: @unchecked Sendable {
     private var timer: (at: MonotonicTime, task: Scheduled<Void>)?
     private var isClosed = false
     private var isFailing = false
+    /// How much to ask for: less after each failure, in case the answer was too much.
+    private var maxBytes: Int
+
+    /// However much has failed, this is asked for.
+    private static let leastBytes = 64 << 10
 
     init(
         leader: NodeID, eventLoop: any EventLoop, options: Options,
@@ -55,6 +60,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         self.options = options
         self.brokerEpoch = brokerEpoch
         self.logger = logger
+        maxBytes = options.maxBytes
     }
 
     // MARK: What to fetch
@@ -64,8 +70,14 @@ final class ReplicaFetcher: @unchecked Sendable {
         if let address, address == (host, port) { return }
         address = (host, port)
         client?.close()
+        // An answer holds a batch at least, however large the leader lets batches be.
+        var limits = RPCLimits()
+        limits.maxMessageBytes = Int(Int32.max)
         client =
-            isClosed ? nil : RPCClient(host: host, port: port, eventLoop: eventLoop, logger: logger)
+            isClosed
+            ? nil
+            : RPCClient(
+                host: host, port: port, eventLoop: eventLoop, limits: limits, logger: logger)
         fetchIfDue()
     }
 
@@ -117,7 +129,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         let positions = asked
         let message = ReplicaFetchCoding.encode(
             clusterID: options.clusterID, follower: options.nodeID, brokerEpoch: brokerEpoch(),
-            maxBytes: options.maxBytes, maxWait: options.maxWait,
+            maxBytes: maxBytes, maxWait: options.maxWait,
             positions: due.lazy.compactMap { id in positions[id].map { (id, $0) } },
             count: due.count)
         client.unary(
@@ -165,6 +177,7 @@ final class ReplicaFetcher: @unchecked Sendable {
                 isFailing = false
                 logger.info("fetching again", metadata: ["leader": "\(leader)"])
             }
+            maxBytes = options.maxBytes
             take(answers, to: fetch, asked, now: now)
         } catch {
             if !isFailing {
@@ -173,6 +186,9 @@ final class ReplicaFetcher: @unchecked Sendable {
                     "cannot fetch from the leader, trying on",
                     metadata: ["leader": "\(leader)", "error": "\(error)"])
             }
+            // Should it be one partition's fault, others come first the next time.
+            if let first = order.first { order = order.dropFirst() + [first] }
+            maxBytes = min(options.maxBytes, max(Self.leastBytes, maxBytes / 2))
             pacer.failed(fetch, now: now)
         }
         fetchIfDue()
@@ -229,6 +245,14 @@ final class ReplicaFetcher: @unchecked Sendable {
         eventLoop.preconditionInEventLoop()
         update(moved)
         pacer.flushed(partitions: 1)
+        fetchIfDue()
+    }
+
+    /// A replica has moved on without an answer from the leader.
+    func moved(_ id: TopicPartition, to position: PartitionFollower.Position) {
+        eventLoop.preconditionInEventLoop()
+        update([(id, position)])
+        pacer.partitionsChanged()
         fetchIfDue()
     }
 
@@ -319,26 +343,35 @@ final class ReplicaFetchers: Sendable {
     }
 
     func follow(_ replica: Replica, leader: NodeID, position: PartitionFollower.Position) {
-        let (fetcher, address) = state.withLock {
-            state -> (ReplicaFetcher?, (host: String, port: Int)?) in
-            guard !state.isClosed else { return (nil, nil) }
-            if let fetcher = state.fetchers[leader] { return (fetcher, nil) }
+        let (fetcher, isNew) = state.withLock { state -> (ReplicaFetcher?, Bool) in
+            guard !state.isClosed else { return (nil, false) }
+            if let fetcher = state.fetchers[leader] { return (fetcher, false) }
             let fetcher = ReplicaFetcher(
                 leader: leader, eventLoop: eventLoops[state.fetchers.count % eventLoops.count],
                 options: options, brokerEpoch: brokerEpoch, logger: logger)
             state.fetchers[leader] = fetcher
-            return (fetcher, state.addresses[leader])
+            return (fetcher, true)
         }
         guard let fetcher else { return }
-        fetcher.eventLoop.runNow {
+        fetcher.eventLoop.runNow { [self] in
             fetcher.follow(replica, position: position)
-            if let address { fetcher.setAddress(host: address.host, port: address.port) }
+            // Looked up only here, so that it isn't an older one than `update` brought meanwhile.
+            if isNew, let address = state.withLock({ $0.addresses[leader] }) {
+                fetcher.setAddress(host: address.host, port: address.port)
+            }
         }
     }
 
     func unfollow(_ id: TopicPartition, leader: NodeID, leaderEpoch: LeaderEpoch) {
         guard let fetcher = state.withLock({ $0.fetchers[leader] }) else { return }
         fetcher.eventLoop.runNow { fetcher.unfollow(id, leaderEpoch: leaderEpoch) }
+    }
+
+    func moved(
+        _ id: TopicPartition, leader: NodeID, to position: PartitionFollower.Position
+    ) {
+        guard let fetcher = state.withLock({ $0.fetchers[leader] }) else { return }
+        fetcher.eventLoop.runNow { fetcher.moved(id, to: position) }
     }
 
     /// Where the brokers are now.

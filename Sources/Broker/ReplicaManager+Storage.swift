@@ -19,6 +19,7 @@ extension ReplicaManager {
     // MARK: Opening
 
     func open(_ replica: Replica) {
+        guard openings.begin() else { return }
         let folder = replica.folder
         folders[folder] = replica.id
         var config = LogConfig()
@@ -26,11 +27,14 @@ extension ReplicaManager {
         onPool { [self, disks, config] in
             let result: Result<(OpenedLog, Offset), LogError>
             do throws(LogError) {
+                // What is not open yet when the broker stops need not be opened to be closed.
+                guard !openings.isStopping else { throw .closed }
                 let (log, disk, report) = try disks.openLog(
                     folder, topicID: replica.id.topic, config: config)
                 note(report, of: folder)
                 if case .damaged(let offset, let error)? = report?.outcome {
-                    try log.close(clean: false)
+                    // In order, too: the damage has a mark of its own.
+                    try disk.directory.closeLog(log)
                     throw LogError.offline("damaged at offset \(offset): \(error)")
                 }
                 result = .success(
@@ -59,19 +63,51 @@ extension ReplicaManager {
     private func opened(_ replica: Replica, _ result: Result<(OpenedLog, Offset), LogError>) {
         switch result {
         case .success((let opened, let highWatermark)):
-            if replica.isClosed {
+            if replica.isRemoved {
                 delete(opened, of: replica)
+            } else if replica.isClosed {
+                // The broker stops; the log is as live as any other.
+                onPool { [self] in
+                    attempt("close a log in order", opened.log.folder) { () throws(LogError) in
+                        try opened.disk.directory.closeLog(opened.log)
+                    }
+                    openings.end()
+                }
             } else {
                 replica.open(opened, highWatermark: highWatermark)
+                openings.end()
             }
         case .failure(let error):
-            replica.goOffline("\(error)")
-            if replica.isClosed { controlLoop.execute { self.folderIsFree(replica.folder) } }
+            replica.hasFailedToOpen = true
+            if replica.isRemoved {
+                deleteUnopened(replica)
+                return
+            }
+            defer { openings.end() }
+            guard !replica.isClosed, !openings.isStopping else { return }
+            if case .io = error {
+                openAgain(replica, after: error)
+            } else {
+                replica.goOffline("\(error)")
+            }
+        }
+    }
+
+    /// No room, or no more file descriptors: that may pass.
+    private func openAgain(_ replica: Replica, after error: LogError) {
+        logger.error(
+            "cannot open a log, trying again",
+            metadata: ["partition": "\(replica.name)", "error": "\(error)"])
+        replica.eventLoop.scheduleTask(in: .seconds(1)) { [self] in
+            guard !replica.isClosed else { return }
+            replica.hasFailedToOpen = false
+            controlLoop.execute { [self] in open(replica) }
         }
     }
 
     // MARK: Deleting
 
+    /// Deletes the log of a removed replica; ends what the caller has begun with `openings`.
     func delete(_ opened: OpenedLog, of replica: Replica) {
         let folder = replica.folder
         onPool { [self, disks, logger] in
@@ -82,6 +118,19 @@ extension ReplicaManager {
                     "cannot delete a log",
                     metadata: ["partition": "\(folder)", "error": "\(error)"])
             }
+            openings.end()
+            controlLoop.execute { self.folderIsFree(folder) }
+        }
+    }
+
+    /// Deletes the log of a removed replica that could not be opened; ends what was begun, too.
+    func deleteUnopened(_ replica: Replica) {
+        let folder = replica.folder
+        onPool { [self] in
+            attempt("delete a log", folder.name) { () throws(LogError) in
+                try disks.deleteUnopened(folder, topicID: replica.id.topic)
+            }
+            openings.end()
             controlLoop.execute { self.folderIsFree(folder) }
         }
     }
@@ -132,6 +181,7 @@ extension ReplicaManager {
             }
         }
         guard isFirst else { return }
+        openings.stop()
         environment.fetchers.close()
         for shard in shards {
             let logs = await withCheckedContinuation { continuation in
@@ -139,6 +189,8 @@ extension ReplicaManager {
             }
             await close(logs)
         }
+        // Their logs are closed, or deleted, before the directories are.
+        await openings.ended()
         await withCheckedContinuation { continuation in
             pool.submit { [self] _ in
                 disks.close(clean: true, brokerEpoch: brokerEpoch)

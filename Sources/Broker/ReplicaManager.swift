@@ -29,6 +29,12 @@ final class ReplicaManager: @unchecked Sendable {
         var maxFetchBytes = 10 << 20
         /// How often logs under `flush.policy=interval` are flushed.
         var flushInterval = Duration.seconds(1)
+        /// For topics without one of their own (`flush.policy`).
+        var flushPolicy = TopicFlushPolicy.commit
+        /// For topics without one of their own (`log.segment.bytes`).
+        var segmentBytes = 1 << 30
+        /// For topics without one of their own (`message.max.bytes`).
+        var maxMessageBytes = 1_048_588
         /// How often high watermarks are noted (`replica.high.watermark.checkpoint.interval.ms`).
         var checkpointInterval = Duration.seconds(5)
         /// Threads that open, close and delete logs (`num.recovery.threads.per.data.dir`).
@@ -61,6 +67,7 @@ final class ReplicaManager: @unchecked Sendable {
     var waitingForFolder: [PartitionFolder: Replica] = [:]
     var checkpointTimer: RepeatedTask?
     var isStopping = false
+    let openings = ReplicaOpenings()
 
     private final class IndexBox: Sendable {
         let value = Mutex(Index())
@@ -159,7 +166,8 @@ final class ReplicaManager: @unchecked Sendable {
             guard let topic = image.topics[id.topic], let state = image.partition(id),
                 state.replicas.contains(options.nodeID)
             else { continue }
-            let settings = ReplicaSettings(image: image, topic: topic.name, state: state)
+            let settings = ReplicaSettings(
+                image: image, topic: topic.name, state: state, defaults: options)
             let replica = replica(id) ?? create(id, topic: topic.name, settings: settings)
             let assignment = PartitionAssignment(state)
             work[ObjectIdentifier(replica.shard), default: []].append {
@@ -252,9 +260,17 @@ final class ReplicaManager: @unchecked Sendable {
         }
         if waitingForFolder[replica.folder] === replica { waitingForFolder[replica.folder] = nil }
         logger.info("deleting a replica", metadata: ["partition": "\(replica.name)"])
+        guard openings.begin() else { return }
         replica.eventLoop.execute { [self] in
-            // Still opening: whoever opens it sees that it is closed, and deletes it then.
-            if let opened = replica.close() { delete(opened, of: replica) }
+            replica.isRemoved = true
+            if let opened = replica.close() {
+                delete(opened, of: replica)
+            } else if replica.hasFailedToOpen {
+                deleteUnopened(replica)
+            } else {
+                // Still opening: whoever opens it deletes it then. Or waiting to, and never will.
+                openings.end()
+            }
         }
     }
 }
@@ -269,9 +285,12 @@ extension PartitionAssignment {
 }
 
 extension ReplicaSettings {
-    init(image: MetadataImage, topic: String, state: PartitionState) {
+    init(
+        image: MetadataImage, topic: String, state: PartitionState,
+        defaults: ReplicaManager.Options
+    ) {
         let policy: FlushPolicy =
-            switch image.flushPolicy(topic: topic) {
+            switch image.flushPolicy(topic: topic, default: defaults.flushPolicy) {
             case .commit: .commit
             case .interval: .interval
             case .os: .system
@@ -279,7 +298,9 @@ extension ReplicaSettings {
         self.init(
             minInSyncReplicas: image.minInSyncReplicas(
                 topic: topic, replicas: state.replicas.count),
-            flushPolicy: policy, maxMessageBytes: image.maxMessageBytes(topic: topic),
-            segmentBytes: image.segmentBytes(topic: topic))
+            flushPolicy: policy,
+            maxMessageBytes: image.maxMessageBytes(
+                topic: topic, default: defaults.maxMessageBytes),
+            segmentBytes: image.segmentBytes(topic: topic, default: defaults.segmentBytes))
     }
 }

@@ -172,14 +172,19 @@ final class ReplicaCluster: Sendable {
         }
     }
 
-    /// Keeps `from` from reaching `to`, or lets it again.
-    func cut(_ from: NodeID, _ to: NodeID, _ isCut: Bool = true) {
-        state.withLock { state in
+    /// Keeps `from` from reaching `to`, or lets it again, from the moment this returns.
+    func cut(_ from: NodeID, _ to: NodeID, _ isCut: Bool = true) async throws {
+        let control = state.withLock { state in
             if isCut { state.cuts.insert([from, to]) } else { state.cuts.remove([from, to]) }
             var delta = MetadataDelta()
             delta.changedBrokers = [to]
             deliver(delta, to: from, in: state)
+            return state.nodes[from]?.control
         }
+        // The control loop tells the fetchers, each on its own loop, to hang up: the fetch that is
+        // under way could else still be answered, and what it brought be confirmed.
+        try await control?.submit {}.get()
+        for loop in group.makeIterator() { try await loop.submit {}.get() }
     }
 
     func createTopic(

@@ -68,7 +68,7 @@ struct ReplicaManagerTests {
         try await ReplicaCluster.run { cluster in
             _ = try cluster.createTopic("t")
             _ = try await cluster.produce(["first"], to: "t", at: 1)
-            cluster.cut(3, 1)
+            try await cluster.cut(3, 1)
             await #expect {
                 try await cluster.produce(
                     ["second"], to: "t", at: 1, timeout: .milliseconds(300))
@@ -79,7 +79,7 @@ struct ReplicaManagerTests {
             #expect(outcome.baseOffset == 2)
             // Readers see only what every in-sync replica has.
             #expect(try await cluster.consume("t", at: 1) == ["first"])
-            cluster.cut(3, 1, false)
+            try await cluster.cut(3, 1, false)
             try await cluster.eventually("all is committed") {
                 try await cluster.consume("t", at: 1) == ["first", "second", "third"]
             }
@@ -91,10 +91,10 @@ struct ReplicaManagerTests {
         try await ReplicaCluster.run(maxReplicaLag: .seconds(1)) { cluster in
             let id = TopicPartition(topic: try cluster.createTopic("t"), partition: 0)
             _ = try await cluster.produce(["first"], to: "t", at: 1)
-            cluster.cut(3, 1)
+            try await cluster.cut(3, 1)
             _ = try await cluster.produce(["second"], to: "t", at: 1)
             #expect(try cluster.partition(id).isr.sorted() == [1, 2])
-            cluster.cut(3, 1, false)
+            try await cluster.cut(3, 1, false)
             try await cluster.eventually("3 is in sync again") {
                 try cluster.partition(id).isr.sorted() == [1, 2, 3]
             }
@@ -108,8 +108,8 @@ struct ReplicaManagerTests {
         try await ReplicaCluster.run(maxReplicaLag: .seconds(1)) { cluster in
             _ = try cluster.createTopic("t")
             _ = try await cluster.produce(["first"], to: "t", at: 1)
-            cluster.cut(2, 1)
-            cluster.cut(3, 1)
+            try await cluster.cut(2, 1)
+            try await cluster.cut(3, 1)
             await #expect {
                 try await cluster.produce(["second"], to: "t", at: 1)
             } throws: { error in
@@ -120,7 +120,7 @@ struct ReplicaManagerTests {
             } throws: { error in
                 (error as? RPCError)?.code == .notEnoughReplicas
             }
-            cluster.cut(2, 1, false)
+            try await cluster.cut(2, 1, false)
             try await cluster.eventually("the write that was unknown is committed once") {
                 try await cluster.consume("t", at: 1) == ["first", "second"]
             }
