@@ -53,28 +53,24 @@ enum QuorumBatches {
     }
 
     /// The batches in `bytes`, each with its records' values.
-    static func committed(in bytes: ByteBuffer) throws(LogError) -> [CommittedBatch] {
-        do throws(RecordError) {
-            var index = bytes.readerIndex
-            var batches: [CommittedBatch] = []
-            for header in try RecordBatches.headers(of: bytes) {
-                var batch = CommittedBatch(
-                    baseOffset: header.baseOffset, nextOffset: header.nextOffset,
-                    epoch: header.leaderEpoch, appendTimestamp: header.maxTimestamp, records: [])
-                if !header.isControl,
-                    let slice = bytes.getSlice(at: index, length: header.totalSize)
-                {
-                    var reader = RecordReader(slice)
-                    while let record = try reader.next() {
-                        batch.records.append(record.value.map { Array($0.readableBytesView) } ?? [])
-                    }
+    static func committed(in bytes: ByteBuffer) throws(RecordError) -> [CommittedBatch] {
+        var index = bytes.readerIndex
+        var batches: [CommittedBatch] = []
+        for header in try RecordBatches.headers(of: bytes) {
+            var batch = CommittedBatch(
+                baseOffset: header.baseOffset, nextOffset: header.nextOffset,
+                epoch: header.leaderEpoch, appendTimestamp: header.maxTimestamp, records: [])
+            if !header.isControl,
+                let slice = bytes.getSlice(at: index, length: header.totalSize)
+            {
+                var reader = RecordReader(slice)
+                while let record = try reader.next() {
+                    batch.records.append(record.value.map { Array($0.readableBytesView) } ?? [])
                 }
-                index += header.totalSize
-                batches.append(batch)
             }
-            return batches
-        } catch {
-            throw .offline("the metadata log can't be read back: \(error)")
+            index += header.totalSize
+            batches.append(batch)
         }
+        return batches
     }
 }

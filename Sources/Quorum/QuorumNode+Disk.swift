@@ -3,10 +3,15 @@ internal import Logging
 internal import NIOCore
 internal import NIOPosix
 internal import Raft
+internal import Records
 internal import Storage
 
 /// What this replica writes, and what becomes of it when it can't.
 extension QuorumNode {
+    /// How often a flush is tried that has no records to make durable.
+    private static let idleFlushInterval = Duration.seconds(1)
+    private static let reopenPause = TimeAmount.milliseconds(100)
+
     /// Writes the newest election state, one write at a time.
     func writeState() {
         guard !isWritingState, let (state, write) = unwrittenState else { return }
@@ -23,12 +28,10 @@ extension QuorumNode {
             eventLoop.execute { [failure] in
                 self.isWritingState = false
                 guard self.phase == .running else { return }
-                if incarnation == self.incarnation {
-                    if let failure {
-                        self.storageFailed(failure)
-                    } else {
-                        self.step(.electionStatePersisted(write: write))
-                    }
+                if let failure {
+                    self.storageFailed(failure, in: incarnation)
+                } else if incarnation == self.incarnation {
+                    self.step(.electionStatePersisted(write: write))
                 }
                 self.writeState()
             }
@@ -37,22 +40,26 @@ extension QuorumNode {
 
     func flushIfNeeded() {
         // An observer's log is a copy, and nobody counts on it.
-        guard options.isVoter, phase == .running, !isFlushing, let ticket = log?.prepareFlush(),
-            let truncations = raft?.log.truncations
+        guard options.isVoter, phase == .running, !isFlushing, let log,
+            let ticket = log.prepareFlush(), let truncations = raft?.log.truncations
         else { return }
+        let hasRecords = log.durableOffset < log.endOffset
+        // What else there is to write may have to wait until the disk has space again.
+        if !hasRecords, let deadline = idleFlushDeadline, .now < deadline { return }
+        idleFlushDeadline = hasRecords ? nil : .now + Self.idleFlushInterval
         isFlushing = true
         let incarnation = incarnation
         flusher.submit(ticket) { [eventLoop] result in
             eventLoop.execute {
                 self.isFlushing = false
-                guard incarnation == self.incarnation else { return self.flushIfNeeded() }
                 switch result {
                 case .success:
+                    guard incarnation == self.incarnation else { return self.flushIfNeeded() }
                     self.log?.completeFlush(ticket)
                     self.step(.logDurable(end: ticket.end, truncations: truncations))
                     self.flushIfNeeded()
                 case .failure(let error):
-                    self.storageFailed(error)
+                    self.storageFailed(error, in: incarnation)
                 }
             }
         }
@@ -73,20 +80,54 @@ extension QuorumNode {
 
     /// A write failed: what the state machine believes of the disk is not true any more.
     ///
-    /// It is dropped, and another one made from what is on disk, now and again until that works.
-    func storageFailed(_ error: LogError) {
-        guard phase == .running, let failed = raft else { return }
-        raft = nil
+    /// It is dropped, and another one made from what is on disk, now and again until that works. A
+    /// voter does so only when it is certain that nothing was lost.
+    ///
+    /// - Parameter origin: when the write began, if it was not just now.
+    func storageFailed(_ error: LogError, in origin: Int? = nil) {
+        guard phase == .running else { return }
+        let permanent = permanentFailure(error)
+        if origin ?? incarnation != incarnation {
+            // That state machine is gone, but the next one would rely on the same disk.
+            if let permanent { giveUp(permanent) }
+            return
+        }
+        guard let failed = raft else { return }
+        dropRaft()
         logger.error(
             "the metadata log can't be used; this node leaves the quorum until it can",
             metadata: ["error": "\(error)"])
         sayGoodbye(failed)
-        leaveQuorum(epoch: failed.election.epoch)
-        if let failure = directory?.health.failure {
-            // What a failed sync has lost can't be known: nothing more is promised with this disk.
-            return giveUp(.storage(failure))
+        if permanent == nil, !options.isVoter {
+            interruptedElection = ElectionState(epoch: failed.election.epoch, leader: failed.leader)
         }
+        leaveQuorum(epoch: failed.election.epoch)
+        if let permanent { return giveUp(permanent) }
         eventLoop.scheduleTask(in: Self.retryDelay) { [weak self] in self?.reopen() }
+    }
+
+    /// Why this replica can't come back after `error`; `nil` if it can.
+    private func permanentFailure(_ error: LogError) -> QuorumError? {
+        // What a failed sync has lost can't be known: nothing more is promised with this disk.
+        if let failure = directory?.health.failure { return .storage(failure) }
+        // An observer's log is a copy.
+        guard options.isVoter else { return nil }
+        switch error {
+        case .io(let error) where error.isOutOfSpace:
+            return nil
+        case .refused, .notContiguous, .epochFell, .epochTooNew:
+            // Another replica's batches were no good; the log is as it was.
+            return nil
+        case .corruptBatch, .missingRecords, .damaged:
+            return damagedLog
+        case .io, .offline, .offsetOutOfRange, .inUse, .unexpectedFile, .closed:
+            return .storage(error)
+        }
+    }
+
+    private var damagedLog: QuorumError {
+        .damagedLog(
+            path: "\(options.directoryPath)/\(MetadataLog.folder)", at: deliveredOffset)
     }
 
     /// Lets the others know that they need another leader, if it was this one.
@@ -119,21 +160,29 @@ extension QuorumNode {
         try? log?.close(clean: false)
         log = nil
         if let leading { stoppedLeading(leading) }
-        listener?.leaderChanged(nil, epoch: epoch)
+        if interruptedElection == nil { listener?.leaderChanged(nil, epoch: epoch) }
     }
 
     private func reopen() {
         guard phase == .running, raft == nil else { return }
+        guard !isWritingState, !isFlushing else {
+            // What was begun before must not end after what is read now.
+            eventLoop.scheduleTask(in: Self.reopenPause) { [weak self] in self?.reopen() }
+            return
+        }
+        if let failure = directory?.health.failure { return giveUp(.storage(failure)) }
         do throws(QuorumError) {
             try open()
             logger.info("the metadata log is open again")
             step(.timePassed)
         } catch {
             switch error {
-            case .storage, .stopped, .notLeader, .batchTooLarge:
+            case .storage(let failure):
+                if let permanent = permanentFailure(failure) { return giveUp(permanent) }
                 logger.error("the metadata log can't be opened", metadata: ["error": "\(error)"])
                 eventLoop.scheduleTask(in: Self.retryDelay) { [weak self] in self?.reopen() }
-            case .damagedState, .damagedLog, .invalidOptions, .otherCluster, .diverged:
+            case .damagedState, .damagedLog, .invalidOptions, .otherCluster, .diverged, .stopped,
+                .notLeader, .batchTooLarge:
                 giveUp(error)
             }
         }
@@ -144,7 +193,8 @@ extension QuorumNode {
         guard phase == .running else { return }
         logger.critical("this node stays out of the quorum: \(error)")
         let epoch = epoch
-        raft = nil
+        dropRaft()
+        interruptedElection = nil
         leaveQuorum(epoch: epoch)
         phase = .stopped
         onFailure?(error)
@@ -154,11 +204,43 @@ extension QuorumNode {
     func storedElection() throws(QuorumError) -> ElectionState? {
         guard let stored = try stateFile.read(clusterID: options.clusterID) else { return nil }
         // A process that died may have replaced the file without the disk knowing yet.
+        try storeElection(stored)
+        return stored
+    }
+
+    /// Writes the election state while there is no state machine yet; blocks.
+    func storeElection(_ state: ElectionState) throws(QuorumError) {
         do throws(LogError) {
-            try stateFile.write(stored, clusterID: options.clusterID)
+            try stateFile.write(state, clusterID: options.clusterID)
         } catch {
             throw .storage(error)
         }
-        return stored
+    }
+
+    // MARK: What is committed
+
+    /// Everything below is known to be committed, from now or from before the last start.
+    var committedOffset: Offset {
+        let noted = directory?.checkpoint(of: MetadataLog.folder).highWatermark
+        return max(deliveredOffset, noted ?? 0)
+    }
+
+    func deliver(below end: Offset) throws(LogError) {
+        while deliveredOffset < end, let log {
+            let bytes = try log.read(from: deliveredOffset, below: end, maxBytes: 1 << 20)
+            guard bytes.readableBytes > 0 else { return }
+            let batches: [CommittedBatch]
+            do throws(RecordError) {
+                batches = try QuorumBatches.committed(in: bytes)
+            } catch {
+                logger.critical(
+                    "a committed batch can't be read", metadata: ["error": "\(error)"])
+                return giveUp(damagedLog)
+            }
+            for batch in batches where batch.baseOffset >= deliveredOffset {
+                deliveredOffset = batch.nextOffset
+                listener?.committed(batch)
+            }
+        }
     }
 }

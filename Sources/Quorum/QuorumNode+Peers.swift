@@ -13,6 +13,9 @@ extension QuorumNode {
     static let votePath = "/millrace.internal.v1.Raft/Vote"
     static let beginPath = "/millrace.internal.v1.Raft/BeginQuorumEpoch"
     static let endPath = "/millrace.internal.v1.Raft/EndQuorumEpoch"
+    /// The least a fetch asks for, however slow the way.
+    private static let minFetchBytes = 64 << 10
+
     static let fetchPath = "/millrace.internal.v1.Raft/Fetch"
 
     func send(_ request: RaftRequest, to peer: NodeID, id: RequestID) {
@@ -42,7 +45,7 @@ extension QuorumNode {
                 )
             }
         case .fetch(let request):
-            let wire = request.wire(options.clusterID, maxBytes: options.maxFetchBytes)
+            let wire = request.wire(options.clusterID, maxBytes: fetchBytes)
             send(Self.fetchPath, wire, to: peer, id: id) {
                 (answer: WireFetchLogResponse) throws(RPCError) in
                 let batches = ByteBuffer(bytes: answer.recordBatches)
@@ -54,6 +57,14 @@ extension QuorumNode {
                 }
             }
         }
+    }
+
+    /// Asks for less when an answer was too large for the time there is, or the way too slow.
+    private func adaptFetches(inTime: Bool) {
+        fetchBytes =
+            inTime
+            ? min(fetchBytes * 2, options.maxFetchBytes)
+            : max(fetchBytes / 2, min(Self.minFetchBytes, options.maxFetchBytes))
     }
 
     private func send<Answer: Message>(
@@ -76,6 +87,7 @@ extension QuorumNode {
                 let answer = try PayloadEncoding.protobuf.decode(
                     Answer.self, from: try result.get())
                 let (response, batches) = try read(answer)
+                if path == Self.fetchPath { self.adaptFetches(inTime: true) }
                 self.step(.response(response, to: id), fetched: batches)
             } catch {
                 self.logger.debug(
@@ -84,6 +96,9 @@ extension QuorumNode {
                 if error.code == .inconsistentClusterID, !self.options.isVoter {
                     // It will not change its mind. A voter goes on: its other peers may be right.
                     return self.giveUp(.otherCluster(error.message))
+                }
+                if path == Self.fetchPath, error.status == .deadlineExceeded {
+                    self.adaptFetches(inTime: false)
                 }
                 if error.isConnectionRefused { self.step(.connectionLost(to: peer)) }
                 self.step(.requestFailed(id))

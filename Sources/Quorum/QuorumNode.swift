@@ -27,8 +27,8 @@ package final class QuorumNode: @unchecked Sendable {
     static let retryDelay = TimeAmount.seconds(1)
     /// How often the recovery point is noted, at most.
     private static let checkpointInterval = TimeAmount.seconds(5)
-    /// Larger batches would not fit into a message of the others' limits.
-    private static let maxBatchBytes = 32 << 20
+    /// Larger batches may not reach the others in the time that a fetch has.
+    private static let maxBatchBytes = 4 << 20
     /// How long a leader that stops waits for the others to hear of it.
     private static let farewell = TimeAmount.milliseconds(300)
 
@@ -65,8 +65,16 @@ package final class QuorumNode: @unchecked Sendable {
     var timer: (scheduled: Scheduled<Void>, deadline: MonotonicTime)?
     private var checkpointTimer: RepeatedTask?
     /// The offset after the last batch given to the listener.
-    private var deliveredOffset: Offset = 0
+    var deliveredOffset: Offset = 0
     var leading: LeaderEpoch?
+    /// Where the log ended when the state machine was last dropped.
+    private var lastEndOffset: Offset = 0
+    /// What an observer knew when it left the quorum for a moment; it goes back to that leader.
+    var interruptedElection: ElectionState?
+    /// Until when a flush that has no records to make durable waits.
+    var idleFlushDeadline: MonotonicTime?
+    /// The most bytes to ask a leader for; less when its answers don't arrive in time.
+    var fetchBytes: Int
 
     package init(
         options: QuorumOptions, listener: any QuorumListener, eventLoop: any EventLoop,
@@ -77,16 +85,17 @@ package final class QuorumNode: @unchecked Sendable {
         self.listener = listener
         self.eventLoop = eventLoop
         self.logger = logger
+        fetchBytes = options.maxFetchBytes
         stateFile = QuorumStateFile(directory: options.directoryPath, fileSystem: fileSystem)
     }
 
     // MARK: What is known
 
-    package var leader: NodeID? { raft?.leader }
+    package var leader: NodeID? { raft.map(\.leader) ?? interruptedElection?.leader }
     package var epoch: LeaderEpoch { raft?.election.epoch ?? .none }
     /// The end, exclusive, of what is known to be committed.
     package var highWatermark: Offset { max(raft?.highWatermark ?? 0, deliveredOffset) }
-    package var logEndOffset: Offset { raft?.log.endOffset ?? 0 }
+    package var logEndOffset: Offset { raft?.log.endOffset ?? lastEndOffset }
 
     /// Where a voter listens.
     package func address(of id: NodeID) -> (host: String, port: Int)? {
@@ -143,22 +152,23 @@ package final class QuorumNode: @unchecked Sendable {
         config.maxFetchWait = min(config.maxFetchWait, options.fetchTimeout / 4)
         config.requestTimeout = max(config.maxFetchWait * 2, .milliseconds(500))
         if let problem = config.problem { throw .invalidOptions(problem) }
-        let stored = options.isVoter ? try storedElection() : nil
+        let stored = options.isVoter ? try storedElection() : interruptedElection
         let log = try MetadataLog(
             directory: directory, path: options.directoryPath, fileSystem: fileSystem)
         guard let state = log.state else {
             throw .damagedLog(
                 path: "\(options.directoryPath)/\(MetadataLog.folder)", at: log.endOffset)
         }
-        if options.isVoter, stored == nil, state.lastEpoch != .none {
-            logger.warning(
-                """
-                \(stateFile.path) is missing beside a metadata log; this node does not vote in \
-                the log's last epoch, in which it may have voted already
-                """,
-                metadata: ["epoch": "\(state.lastEpoch)"])
+        if options.isVoter, stored == nil {
+            // It is written before there can be any records: here.
+            guard state.endOffset == 0 else {
+                throw .damagedState(
+                    path: stateFile.path, reason: "it is missing beside a metadata log")
+            }
+            try storeElection(.initial)
         }
         incarnation += 1
+        interruptedElection = nil
         self.log = log
         effects = []
         proposals = []
@@ -188,7 +198,8 @@ package final class QuorumNode: @unchecked Sendable {
         if phase == .running { phase = .stopped }
         timer?.scheduled.cancel()
         timer = nil
-        raft = nil
+        dropRaft()
+        if let leading { stoppedLeading(leading) }
         for client in peers.values { client.close() }
         peers = [:]
         for request in requests.values { request.fail(.stopped) }
@@ -205,6 +216,12 @@ package final class QuorumNode: @unchecked Sendable {
             logger.warning("the metadata log was not closed in order: \(error)")
         }
         directory = nil
+    }
+
+    /// Ends the present state machine; the listener may still ask where the log ended.
+    func dropRaft() {
+        if let raft { lastEndOffset = raft.log.endOffset }
+        raft = nil
     }
 
     // MARK: Stepping
@@ -298,6 +315,13 @@ package final class QuorumNode: @unchecked Sendable {
                 log?.endOffset == spans.last.map { $0.lastOffset + 1 },
                 "the log ends at \(log?.endOffset ?? -1) after \(spans)")
         case .truncateLog(let offset):
+            let committed = committedOffset
+            guard offset >= committed else {
+                return giveUp(
+                    .diverged(
+                        "the leader's log lacks records from offset \(offset), but those below "
+                            + "\(committed) are known to be committed"))
+            }
             logger.info("truncating the metadata log", metadata: ["offset": "\(offset)"])
             try log?.truncate(to: offset)
         case .advanceHighWatermark(let offset):
@@ -323,18 +347,6 @@ package final class QuorumNode: @unchecked Sendable {
         guard leading == epoch else { return }
         leading = nil
         listener?.stoppedLeading(epoch: epoch)
-    }
-
-    private func deliver(below end: Offset) throws(LogError) {
-        while deliveredOffset < end, let log {
-            let bytes = try log.read(from: deliveredOffset, below: end, maxBytes: 1 << 20)
-            guard bytes.readableBytes > 0 else { return }
-            for batch in try QuorumBatches.committed(in: bytes)
-            where batch.baseOffset >= deliveredOffset {
-                deliveredOffset = batch.nextOffset
-                listener?.committed(batch)
-            }
-        }
     }
 
     // MARK: The clock

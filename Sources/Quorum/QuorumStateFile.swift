@@ -79,7 +79,7 @@ struct QuorumStateFile: Sendable {
         do throws(FileError) {
             try fileSystem.replaceFile(Self.name, in: directory, with: bytes)
         } catch {
-            throw .offline("\(error)")
+            throw .io(error)
         }
     }
 }

@@ -2,15 +2,21 @@ import Glibc
 import Storage
 import Synchronization
 
-/// This machine's disk, which can be told to be full, or to fail when it is to sync.
+/// This machine's disk, which can be told to be full, to fail when it is to sync, or to rot.
 final class FaultyFileSystem: FileSystem {
     enum Fault {
         case full
         case syncFails
+        /// What is read is not what was written.
+        case rots
     }
 
     private let local = LocalFileSystem()
     private let state = Mutex<Fault?>(nil)
+    private let failures = Mutex(0)
+
+    /// How often a write or a sync failed.
+    var failureCount: Int { failures.withLock { $0 } }
 
     var fault: Fault? {
         get { state.withLock { $0 } }
@@ -18,11 +24,15 @@ final class FaultyFileSystem: FileSystem {
     }
 
     func checkWrite(_ path: String) throws(FileError) {
-        if fault == .full { throw FileError("write", path, code: ENOSPC) }
+        guard fault == .full else { return }
+        failures.withLock { $0 += 1 }
+        throw FileError("write", path, code: ENOSPC)
     }
 
     func checkSync(_ path: String) throws(FileError) {
-        if fault == .syncFails { throw FileError("sync", path, code: EIO) }
+        guard fault == .syncFails else { return }
+        failures.withLock { $0 += 1 }
+        throw FileError("sync", path, code: EIO)
     }
 
     func open(_ path: String, _ mode: FileMode) throws(FileError) -> any File {
@@ -69,7 +79,9 @@ private final class FaultyFile: File {
     func read(
         into buffer: UnsafeMutableRawBufferPointer, at position: Int
     ) throws(FileError) -> Int {
-        try file.read(into: buffer, at: position)
+        let count = try file.read(into: buffer, at: position)
+        if system.fault == .rots, count > 0 { buffer[count - 1] ^= 0x55 }
+        return count
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError) {

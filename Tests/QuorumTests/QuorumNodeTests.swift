@@ -140,7 +140,7 @@ import Testing
         try await withCluster(1) { cluster in
             let member = try await cluster.start(1)
             _ = try await cluster.leader(of: [member])
-            let large = String(repeating: "x", count: 40 << 20)
+            let large = String(repeating: "x", count: 5 << 20)
             await #expect(throws: QuorumError.self) { try await member.propose([large]) }
             _ = try await member.propose(["small"])
             try await has(["small"], [member])
@@ -175,20 +175,28 @@ import Testing
         }
     }
 
-    @Test func missingStateFileDoesNotBringBackOldEpochs() async throws {
+    @Test func missingStateFileBesideALogIsRefused() async throws {
         try await withCluster(1) { cluster in
             let member = try await cluster.start(1)
             _ = try await cluster.leader(of: [member])
-            _ = try await member.propose(["kept"])
-            try await has(["kept"], [member])
-            let epoch = try #require(member.witness.account.leading)
             await member.stop()
-            try FileManager.default.removeItem(atPath: "\(cluster.path(1))/quorum-state")
+            let file = "\(cluster.path(1))/quorum-state"
+            let good = try Data(contentsOf: URL(filePath: file))
+            try FileManager.default.removeItem(atPath: file)
+            await #expect(throws: QuorumError.self) { _ = try await cluster.start(1) }
+            #expect(!FileManager.default.fileExists(atPath: file))
+            try good.write(to: URL(filePath: file))
             let again = try await cluster.start(1)
             _ = try await cluster.leader(of: [again])
-            #expect(try #require(again.witness.account.leading) > epoch)
-            try await has(["kept"], [again])
             await again.stop()
+        }
+    }
+
+    @Test func stateFileIsThereBeforeThereAreRecords() async throws {
+        try await withCluster { cluster in
+            let member = try await cluster.start(1)
+            #expect(FileManager.default.fileExists(atPath: "\(cluster.path(1))/quorum-state"))
+            await member.stop()
         }
     }
 
@@ -249,6 +257,88 @@ import Testing
                 others.allSatisfy { $0.witness.account.records.last == "after" } ? true : nil
             }
             for member in members { await member.stop() }
+        }
+    }
+
+    @Test func failedSyncWhileComingBackIsNotTriedAgain() async throws {
+        try await withCluster { cluster in
+            let disks = (0..<3).map { _ in FaultyFileSystem() }
+            var members: [Member] = []
+            for (index, id) in ([1, 2, 3] as [NodeID]).enumerated() {
+                members.append(try await cluster.start(id, fileSystem: disks[index]))
+            }
+            let first = try await cluster.leader(of: members)
+            let disk = disks[Int(first.id.rawValue) - 1]
+            disk.fault = .full
+            _ = try? await first.propose(["lost"])
+            _ = try await eventually("it leaves") {
+                first.witness.account.leading == nil ? true : nil
+            }
+            disk.fault = .syncFails
+            _ = try await eventually("the failure") { first.failure.error.withLock { $0 } }
+            disk.fault = nil
+            await #expect(throws: QuorumError.self) { try await first.propose(["x"]) }
+            for member in members { await member.stop() }
+        }
+    }
+
+    @Test func committedBatchThatCannotBeReadTakesTheNodeOutForGood() async throws {
+        try await withCluster { cluster in
+            var members: [Member] = []
+            for id in [1, 2, 3] as [NodeID] { members.append(try await cluster.start(id)) }
+            let leader = try await cluster.leader(of: members)
+            _ = try await leader.propose(["kept"])
+            try await has(["kept"], members)
+            for member in members { await member.stop() }
+
+            let disk = FaultyFileSystem()
+            members = [try await cluster.start(1, fileSystem: disk)]
+            // Only once there are others does it know what is committed, and reads it.
+            disk.fault = .rots
+            for id in [2, 3] as [NodeID] { members.append(try await cluster.start(id)) }
+            let error = try await eventually("the failure") {
+                members[0].failure.error.withLock { $0 }
+            }
+            guard case .damagedLog? = error as? QuorumError else {
+                Issue.record("\(error)")
+                return
+            }
+            #expect(members[0].witness.account.records == [])
+            disk.fault = nil
+            try await has(["kept"], Array(members.dropFirst()))
+            for member in members { await member.stop() }
+        }
+    }
+
+    @Test func observerWithAFullDiskStillNamesTheLeaderAndCatchesUp() async throws {
+        try await withCluster { cluster in
+            var members: [Member] = []
+            for id in [1, 2, 3] as [NodeID] { members.append(try await cluster.start(id)) }
+            let disk = FaultyFileSystem()
+            let observer = try await cluster.start(101, fileSystem: disk)
+            members.append(observer)
+            let leader = try await cluster.leader(of: members)
+            disk.fault = .full
+            _ = try await leader.propose(["meanwhile"])
+            try await eventually("the disk is full") { disk.failureCount > 0 ? true : nil }
+            #expect(try await observer.node.onLoop { $0.leader } != nil)
+            disk.fault = nil
+            try await has(["meanwhile"], members)
+            #expect(observer.failure.error.withLock { $0 } == nil)
+            for member in members { await member.stop() }
+        }
+    }
+
+    @Test func listenerOfAStoppedNodeSeesTheLogWhereItEnded() async throws {
+        try await withCluster(1) { cluster in
+            let member = try await cluster.start(1)
+            _ = try await cluster.leader(of: [member])
+            _ = try await member.propose(["x"])
+            try await has(["x"], [member])
+            let end = try await member.node.onLoop { $0.logEndOffset }
+            await member.stop()
+            #expect(try await member.node.onLoop { $0.logEndOffset } == end)
+            #expect(member.witness.account.leading == nil)
         }
     }
 
