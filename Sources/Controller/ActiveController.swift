@@ -55,6 +55,8 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
     /// The image of everything committed.
     private(set) var committed = MetadataImage()
     private var leadership: Leadership?
+    /// A committed record could not be applied: `committed` stays what it was before.
+    private var hasFailed = false
 
     /// Called when this node has become the active controller.
     var onActive: (() -> Void)?
@@ -111,9 +113,43 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         do throws(ControllerError) {
             perform(try command(&leadership.state, .now), completion: completion)
         } catch {
-            let failure = RPCError(error.code, error.message)
-            wait(hasRecords: false) { completion(.failure($0 ?? failure)) }
+            refuse(error, completion: completion)
         }
+    }
+
+    /// Renews a broker's session.
+    ///
+    /// Brokers that are alive must not be lost because much waits to be committed: the limit on that
+    /// is for others, and an answer that tells what is committed already does not wait.
+    func heartbeat(
+        _ request: HeartbeatRequest,
+        completion: @escaping (Result<HeartbeatReply, RPCError>) -> Void
+    ) {
+        eventLoop.preconditionInEventLoop()
+        guard let leadership, let log = log() else {
+            return completion(.failure(notController()))
+        }
+        leadership.state.advance(to: log.logEndOffset, epoch: leadership.epoch)
+        do throws(ControllerError) {
+            let result = try leadership.state.heartbeat(request, now: .now)
+            if result.records.isEmpty, !request.wantsShutdown,
+                let broker = committed.brokers[request.broker], broker.epoch == request.epoch,
+                broker.fenced == result.reply.isFenced
+            {
+                return completion(.success(result.reply))
+            }
+            perform(result, completion: completion)
+        } catch {
+            refuse(error, completion: completion)
+        }
+    }
+
+    /// A refusal may rest on changes that are not committed yet, and waits for them too.
+    private func refuse<Reply: Sendable>(
+        _ error: ControllerError, completion: @escaping (Result<Reply, RPCError>) -> Void
+    ) {
+        let failure = RPCError(error.code, error.message)
+        wait(hasRecords: false) { completion(.failure($0 ?? failure)) }
     }
 
     private func perform<Reply: Sendable>(
@@ -133,6 +169,10 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
                     "decided for an end at \(leadership.state.image.nextOffset), appended to \(last)"
                 )
             } catch {
+                if case .batchTooLarge = error {
+                    logger.error("a change is too large", metadata: ["error": "\(error)"])
+                    return completion(.failure(RPCError(.recordListTooLarge, "\(error)")))
+                }
                 logger.debug("proposal refused", metadata: ["error": "\(error)"])
                 return completion(.failure(notController()))
             }
@@ -167,7 +207,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         while let result = leadership.state.expireSessions(now: .now) {
             var isProposed = true
             perform(result) { if case .failure = $0 { isProposed = false } }
-            // The leadership is about to end: it will be told.
+            // Mostly the leadership is about to end: it will be told.
             guard isProposed, self.leadership === leadership else { return }
         }
     }
@@ -194,13 +234,16 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
 
     func committed(_ batch: CommittedBatch) {
         eventLoop.preconditionInEventLoop()
+        guard !hasFailed else { return }
         var offset = batch.baseOffset
         var records: [MetadataRecord] = []
         let before = committed
+        // A batch counts as a whole or not at all.
+        var image = committed
         do {
             for bytes in batch.records {
                 let record = try MetadataRecord(decoding: bytes)
-                try committed.apply(record, at: offset)
+                try image.apply(record, at: offset)
                 if leadership != nil { records.append(record) }
                 offset += 1
             }
@@ -208,10 +251,13 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
             logger.critical(
                 "a committed metadata record can't be applied; this controller stops",
                 metadata: ["offset": "\(offset)", "error": "\(error)"])
+            hasFailed = true
+            if let leadership { stoppedLeading(epoch: leadership.epoch) }
             onFailure?(error)
             return
         }
-        committed.advance(to: batch.nextOffset, epoch: batch.epoch)
+        image.advance(to: batch.nextOffset, epoch: batch.epoch)
+        committed = image
         guard let leadership else { return }
         report(records, before: before)
         let due = leadership.pending.prefix { $0.end <= committed.nextOffset }
@@ -225,6 +271,8 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
 
     func startedLeading(epoch: LeaderEpoch) {
         eventLoop.preconditionInEventLoop()
+        // This node is about to stop; until then another one can't be active, which is better.
+        guard !hasFailed else { return }
         logger.info(
             "now the active controller",
             metadata: [

@@ -69,9 +69,7 @@ final class BrokerServices: @unchecked Sendable {
                 broker: NodeID(wire.brokerID), epoch: BrokerEpoch(wire.brokerEpoch),
                 appliedOffset: Offset(wire.appliedOffset), wantsFence: wire.wantFence,
                 wantsShutdown: wire.wantShutdown)
-            controller.submit { state, now throws(ControllerError) in
-                try state.heartbeat(request, now: now)
-            } completion: { [self] result in
+            controller.heartbeat(request) { [self] result in
                 call.end(result) { reply in
                     watch.heard(request.broker, epoch: request.epoch, over: call)
                     var answer = WireHeartbeatResponse()

@@ -16,9 +16,11 @@ import Testing
         var logEndOffset: Offset = 1
         var uncommitted: [CommittedBatch] = []
         var isLeader = true
+        var isTooSmall = false
 
         func propose(_ records: [[UInt8]], epoch: LeaderEpoch) throws(QuorumError) -> Offset {
             guard isLeader else { throw .notLeader(nil, epoch: epoch) }
+            guard !isTooSmall else { throw .batchTooLarge(bytes: 2, limit: 1) }
             uncommitted.append(
                 ActiveControllerTests.batch(at: logEndOffset, epoch: epoch, records: records))
             logEndOffset += Int64(records.count)
@@ -136,6 +138,44 @@ import Testing
         #expect(answers.list == ["NOT_CONTROLLER"])
     }
 
+    @Test func changeThatIsTooLargeIsRefusedAsSuch() {
+        lead()
+        log.isTooSmall = true
+        let answers = Answers()
+        register(1, answers)
+        #expect(answers.list == ["RECORD_LIST_TOO_LARGE"])
+        log.isTooSmall = false
+        register(1, answers)
+        commitAll()
+        #expect(answers.list.last == "epoch 2")
+    }
+
+    private func heartbeat(_ id: Int32, epoch: BrokerEpoch, _ answers: Answers) {
+        let request = HeartbeatRequest(
+            broker: NodeID(id), epoch: epoch, appliedOffset: 0, wantsFence: false,
+            wantsShutdown: false)
+        controller.heartbeat(request) { result in
+            answers.list.append(Self.text(result.map { $0.isFenced ? "fenced" : "active" }))
+        }
+    }
+
+    @Test func heartbeatDoesNotWaitForTheChangesOfOthers() {
+        lead()
+        let answers = Answers()
+        register(1, answers)
+        heartbeat(1, epoch: 2, answers)
+        #expect(answers.list == [])
+        commitAll()
+        #expect(answers.list == ["epoch 2", "fenced"])
+        register(2, answers)
+        heartbeat(1, epoch: 2, answers)
+        #expect(answers.list == ["epoch 2", "fenced", "fenced"])
+        heartbeat(1, epoch: 7, answers)
+        #expect(answers.list.count == 3)
+        commitAll()
+        #expect(answers.list.suffix(2) == ["epoch 3", "STALE_BROKER_EPOCH"])
+    }
+
     @Test func standbyNamesTheActiveController() {
         #expect(controller.notController().message.contains("controller 102 at host:1"))
         #expect(!controller.isActive)
@@ -153,8 +193,16 @@ import Testing
     @Test func recordThatCannotBeAppliedStopsTheController() {
         var failures = 0
         controller.onFailure = { _ in failures += 1 }
-        controller.committed(Self.batch(at: 0, epoch: 1, records: [[0xff]]))
+        let topic = MetadataRecord.topic(id: TopicID(high: 1, low: 1), name: "t").encoded()
+        controller.committed(Self.batch(at: 0, epoch: 1, records: [topic, [0xff]]))
+        #expect(failures == 1)
+        #expect(controller.committed.topics.isEmpty)
+        #expect(controller.committed.nextOffset == 0)
+        // Nothing that comes after it counts, and this node leads no more.
+        controller.committed(Self.batch(at: 2, epoch: 1, records: [topic]))
         #expect(failures == 1)
         #expect(controller.committed.nextOffset == 0)
+        controller.startedLeading(epoch: 1)
+        #expect(!controller.isActive)
     }
 }
