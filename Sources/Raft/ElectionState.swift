@@ -30,4 +30,17 @@ package struct ElectionState: Hashable, Sendable {
 
     /// The largest epoch accepted from outside; it leaves room to count on without overflow.
     package static let maxEpoch = LeaderEpoch(.max - 1)
+
+    /// How far ahead of its own a voter believes an epoch; more than elections can get to while it
+    /// is away, so that no single message uses up all epochs.
+    package static let maxEpochJump: Int32 = 1 << 20
+
+    /// Whether a voter in this state may enter `epoch`.
+    ///
+    /// One that has taken part in nothing yet has nothing to measure it by.
+    func canReach(_ epoch: LeaderEpoch) -> Bool {
+        guard epoch <= Self.maxEpoch else { return false }
+        return self.epoch <= 0 || epoch.rawValue <= self.epoch.rawValue
+            || epoch.rawValue - self.epoch.rawValue <= Self.maxEpochJump
+    }
 }

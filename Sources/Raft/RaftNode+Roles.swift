@@ -204,7 +204,7 @@ extension RaftNode {
 
     /// Takes in what a message says of the epoch and its leader.
     mutating func observe(epoch: LeaderEpoch, leader: NodeID?, _ now: MonotonicTime) {
-        guard epoch <= ElectionState.maxEpoch, epoch >= election.epoch else { return }
+        guard epoch >= election.epoch, canReach(epoch) else { return }
         // We would know if we led; and we only follow a voter.
         let leader = leader.flatMap { $0 != local.id && voters.contains($0) ? $0 : nil }
         if epoch > election.epoch {
@@ -227,6 +227,13 @@ extension RaftNode {
             // Known, or wrong: an epoch has one leader.
             break
         }
+    }
+
+    /// Whether a message may take this replica into that epoch.
+    ///
+    /// An observer makes no epochs, and may have been away for any number of them.
+    func canReach(_ epoch: LeaderEpoch) -> Bool {
+        isVoter ? election.canReach(epoch) : epoch <= ElectionState.maxEpoch
     }
 
     func otherVoters() -> [NodeID] {

@@ -7,7 +7,7 @@ extension RaftNode {
     ) {
         guard request.voter == local.id, request.candidate.id != local.id,
             request.candidate.id >= 0,
-            (0...ElectionState.maxEpoch).contains(request.epoch), request.endOffset >= 0,
+            request.epoch >= 0, canReach(request.epoch), request.endOffset >= 0,
             request.lastEpoch <= request.epoch
         else {
             effects.append(.refuse(token))

@@ -136,6 +136,29 @@ struct RaftNodeTests {
         #expect(node.election.epoch == 0)
     }
 
+    @Test func epochsFarAheadAreNotBelieved() throws {
+        let keys = (1...3).map { ReplicaKey(id: NodeID($0)) }
+        var node = try start(keys[0], voters: keys, election: ElectionState(epoch: 5))
+        func vote(_ epoch: LeaderEpoch) -> RaftInput {
+            .request(
+                .vote(
+                    VoteRequest(
+                        candidate: keys[1], epoch: epoch, lastEpoch: 0, endOffset: 0,
+                        isPreVote: false, voter: 1)), token: token)
+        }
+        let most = LeaderEpoch(5 + ElectionState.maxEpochJump)
+        #expect(node.step(vote(most.next), now: .zero).contains(.refuse(token)))
+        let begin = BeginQuorumEpochRequest(leader: 2, epoch: most.next)
+        _ = node.step(.request(.beginQuorumEpoch(begin), token: token), now: .zero)
+        #expect(node.election.epoch == 5)
+        _ = node.step(vote(most), now: .zero)
+        #expect(node.election.epoch == most)
+        // One that is new has to believe the others.
+        var new = try start(keys[0], voters: keys)
+        _ = new.step(vote(most.next), now: .zero)
+        #expect(new.election.epoch == most.next)
+    }
+
     @Test func answersWaitForAFullQueueOnly() throws {
         let keys = (1...3).map { ReplicaKey(id: NodeID($0)) }
         var node = try start(keys[0], voters: keys)
