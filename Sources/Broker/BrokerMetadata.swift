@@ -20,7 +20,9 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
     private var delta = MetadataDelta()
     private var highWatermark: () -> Offset = { .max }
     private var subscriber: Subscriber?
-    private var waiters: [(offset: Offset, resume: () -> Void)] = []
+    private var waiters: [(offset: Offset, resume: (Result<Void, any Error>) -> Void)] = []
+    /// Why this is no copy any more; nothing is applied or published after it.
+    private var failure: (any Error)?
 
     /// Called when a record can't be understood: going on would mean a wrong image.
     var onFailure: ((any Error) -> Void)?
@@ -42,35 +44,48 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
 
     /// Hands the whole image to `subscriber` at once, and every change from then on.
     func subscribe(_ subscriber: @escaping Subscriber) {
+        guard failure == nil else { return }
         self.subscriber = subscriber
         publish()
     }
 
-    /// Calls `body` on the control loop once everything below `offset` is applied.
-    func whenApplied(below offset: Offset, _ body: @escaping () -> Void) {
-        if image.nextOffset >= offset {
-            body()
+    /// Calls `body` on the control loop once everything below `offset` is applied, or can't be.
+    func whenApplied(
+        below offset: Offset, _ body: @escaping (Result<Void, any Error>) -> Void
+    ) {
+        if let failure {
+            body(.failure(failure))
+        } else if image.nextOffset >= offset {
+            body(.success(()))
         } else {
             waiters.append((offset, body))
         }
     }
 
     func committed(_ batch: CommittedBatch) {
+        guard failure == nil else { return }
+        // A batch is applied whole or not at all. What `delta` then has too much is handed to nobody.
+        var next = image
         do {
             var offset = batch.baseOffset
             for bytes in batch.records {
                 let record = try MetadataRecord(decoding: bytes)
-                try image.apply(record, at: offset, delta: &delta)
+                try next.apply(record, at: offset, delta: &delta)
                 offset += 1
             }
-            image.advance(to: batch.nextOffset, epoch: batch.epoch)
+            next.advance(to: batch.nextOffset, epoch: batch.epoch)
         } catch {
             logger.critical(
                 "cannot apply the metadata log",
                 metadata: ["offset": "\(batch.baseOffset)", "error": "\(error)"])
+            failure = error
             onFailure?(error)
+            let failed = waiters
+            waiters = []
+            for waiter in failed { waiter.resume(.failure(error)) }
             return
         }
+        image = next
         if image.nextOffset >= highWatermark() { publish() }
     }
 
@@ -87,6 +102,6 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
         }
         let due = waiters.filter { $0.offset <= image.nextOffset }
         waiters.removeAll { $0.offset <= image.nextOffset }
-        for waiter in due { waiter.resume() }
+        for waiter in due { waiter.resume(.success(())) }
     }
 }

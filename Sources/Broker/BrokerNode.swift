@@ -77,8 +77,9 @@ package final class BrokerNode: Sendable {
             return running
         }
         if let stopping {
-            if configuration.controlledShutdown, !stopping.parts.lifecycle.isFenced {
-                let moved = await stopping.parts.lifecycle.controlledShutdown(
+            let lifecycle = stopping.parts.lifecycle
+            if configuration.controlledShutdown, !lifecycle.isFenced, !lifecycle.hasFailed {
+                let moved = await lifecycle.controlledShutdown(
                     within: Self.shutdownLimit)
                 if !moved {
                     logger.warning("stopping before every leadership was moved away")

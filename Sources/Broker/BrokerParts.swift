@@ -2,6 +2,7 @@ internal import Configuration
 internal import Essentials
 internal import Foundation
 internal import Logging
+internal import Metadata
 internal import NIOCore
 internal import Protocol
 internal import Quorum
@@ -61,6 +62,7 @@ final class BrokerParts: @unchecked Sendable {
             lifecycle.fail()
             onFailure(error)
         }
+        lifecycle.onFailure = onFailure
         metadata.onFailure = fail
         quorum.onFailure = fail
         replicas.disks.onFailure { path, error in
@@ -113,19 +115,28 @@ final class BrokerParts: @unchecked Sendable {
         request.host = advertised.host
         request.port = Int32(advertised.port == 0 ? port : advertised.port)
         request.rack = configuration.rack ?? ""
-        request.logDirectoryIds = [Data(properties.directoryID.bytes)]
+        // Of all of them: a directory that the controller misses counts as lost, with all its logs.
+        request.logDirectoryIds = try configuration.logDirectories.map { directory in
+            let properties = try MetaProperties.check(
+                directory, nodeID: configuration.nodeID, clusterID: properties.clusterID)
+            return Data(properties.directoryID.bytes)
+        }
         request.previousBrokerEpoch = replicas.disks.previousBrokerEpoch.rawValue
         request.maxFeatureLevel = 1
         let epoch = try await lifecycle.register(request)
         replicas.registered(epoch: epoch)
         let applied = control.makePromise(of: Void.self)
         control.execute { [metadata] in
-            metadata.whenApplied(below: Offset(epoch.rawValue) + 1) { applied.succeed() }
+            metadata.whenApplied(below: Offset(epoch.rawValue) + 1) { applied.completeWith($0) }
         }
         try await applied.futureResult.get()
         // What the image does not know is deleted, so it has to be caught up first.
-        try await control.submit { [metadata, replicas] in
-            metadata.subscribe { replicas.apply(image: $0, delta: $1) }
+        try await control.submit { [metadata, replicas, lifecycle] in
+            metadata.subscribe { image, delta in
+                // A later process with this node id leads here now, not this one.
+                guard lifecycle.isCurrent(in: image) else { return }
+                replicas.apply(image: image, delta: delta)
+            }
         }.get()
     }
 
@@ -146,6 +157,14 @@ extension ReplicaManager.Options {
         maxFetchWait = configuration.replicaFetchMaxWait
         maxFetchBytes = configuration.replicaFetchResponseMaxBytes
         flushInterval = configuration.flushInterval
+        flushPolicy =
+            switch configuration.flushPolicy {
+            case .commit: .commit
+            case .interval: .interval
+            case .os: .os
+            }
+        segmentBytes = configuration.logSegmentBytes
+        maxMessageBytes = configuration.messageMaxBytes
     }
 }
 
