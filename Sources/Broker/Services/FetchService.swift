@@ -69,13 +69,13 @@ struct FetchService: Sendable {
         switch try route(request.topic, request.partition, image: image) {
         case .here(let replica):
             let maxBytes = allowedBytes(request)
-            replica.eventLoop.runNow {
-                PendingFetch(request, from: replica, maxBytes: maxBytes) { result in
-                    bound.eventLoop.runNow {
-                        Self.answer(bound.value, with: result, readable: readable, from: offset)
-                    }
-                }.start()
+            let fetch = PendingFetch(request, from: replica, maxBytes: maxBytes) { result in
+                bound.eventLoop.runNow {
+                    Self.answer(bound.value, with: result, readable: readable, from: offset)
+                }
             }
+            call.onCancel = { replica.eventLoop.runNow { fetch.cancel() } }
+            replica.eventLoop.runNow { fetch.start() }
         case .elsewhere(let leader):
             // Whoever reads JSON has no leader to look for: ask it, in the compact form.
             guard readable, call.header("millrace-forwarded") == nil,

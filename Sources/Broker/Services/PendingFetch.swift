@@ -5,9 +5,9 @@ internal import RPC
 
 /// One fetch that waits until enough committed bytes are there, or its time is up (KIP-74).
 ///
-/// Lives on its replica's event loop.
+/// Lives on its replica's event loop once started.
 final class PendingFetch: @unchecked Sendable {
-    // Sendable: made and used on the replica's event loop only.
+    // Sendable: but for `init`, used on the replica's event loop only.
 
     private let replica: Replica
     private let offset: Offset
@@ -15,7 +15,7 @@ final class PendingFetch: @unchecked Sendable {
     private let maxBytes: Int
     private let currentLeaderEpoch: LeaderEpoch?
     private let maxWait: TimeAmount
-    private let completion: (Result<FetchOutcome, RPCError>) -> Void
+    private let completion: @Sendable (Result<FetchOutcome, RPCError>) -> Void
     private var isExpired = false
     private var isDone = false
     private var wait: WaitToken?
@@ -23,7 +23,7 @@ final class PendingFetch: @unchecked Sendable {
 
     init(
         _ request: WireFetchRequest, from replica: Replica, maxBytes: Int,
-        completion: @escaping (Result<FetchOutcome, RPCError>) -> Void
+        completion: @escaping @Sendable (Result<FetchOutcome, RPCError>) -> Void
     ) {
         self.replica = replica
         offset = Offset(request.offset)
@@ -45,6 +45,14 @@ final class PendingFetch: @unchecked Sendable {
             }
         }
         attempt()
+    }
+
+    /// Nobody wants the answer any more.
+    func cancel() {
+        isDone = true
+        wait?.cancel()
+        wait = nil
+        timer?.cancel()
     }
 
     private func attempt() {
