@@ -114,7 +114,9 @@ extension QuorumNode {
         guard options.isVoter else { return nil }
         switch error {
         case .io(let error) where error.isOutOfSpace:
-            return nil
+            // The state file is written anew each time; the log would be believed as it is.
+            let isSafe = error.operation != "sync" || error.path.hasPrefix(stateFile.path)
+            return isSafe ? nil : .storage(.io(error))
         case .refused, .notContiguous, .epochFell, .epochTooNew:
             // Another replica's batches were no good; the log is as it was.
             return nil
