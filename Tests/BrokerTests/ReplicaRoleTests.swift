@@ -13,7 +13,8 @@ import Testing
 struct ReplicaRoleTests {
     @Test("A flush under way when the leader epoch changes is still made known to the leader")
     func aFlushAcrossEpochsIsMadeKnown() async throws {
-        try await ReplicaCluster.run { cluster in
+        // Nobody is to leave the ISR for it meanwhile.
+        try await ReplicaCluster.run(maxReplicaLag: .seconds(300)) { cluster in
             let id = TopicPartition(topic: try cluster.createTopic("t"), partition: 0)
             _ = try await cluster.produce(["first"], to: "t", at: 1)
             let replica = try #require(try cluster.manager(2).replica(topic: "t", partition: 0))
