@@ -153,7 +153,8 @@ extension QuorumReplicaDescription {
     init(_ replica: WireQuorumReplica) {
         self.init(
             id: replica.id, directoryID: replica.directoryID.isEmpty ? nil : replica.directoryID,
-            logEndOffset: replica.logEndOffset, lag: replica.lag,
+            logEndOffset: replica.hasLogEndOffset ? replica.logEndOffset : nil,
+            lag: replica.hasLag ? replica.lag : nil,
             lastFetchTimestamp: replica.hasLastFetchTimestamp ? replica.lastFetchTimestamp : nil,
             lastCaughtUpTimestamp: replica.hasLastCaughtUpTimestamp
                 ? replica.lastCaughtUpTimestamp : nil,

@@ -85,9 +85,10 @@ public struct QuorumReplicaDescription: Sendable, Hashable {
     public var id: Int32
     /// The id of its metadata log directory; `nil` when not known.
     public var directoryID: String?
-    public var logEndOffset: Int64
-    /// Records it is behind the leader.
-    public var lag: Int64
+    /// `nil` when this leader has not heard from it.
+    public var logEndOffset: Int64?
+    /// Records it is behind the leader; `nil` when this leader has not heard from it.
+    public var lag: Int64?
     /// Milliseconds since 1970; `nil` when this leader has not heard from it.
     public var lastFetchTimestamp: Int64?
     /// When it last held everything the leader then had.

@@ -32,10 +32,16 @@ struct QuorumStatusCommand: AsyncParsableCommand {
                 "Leader id:        \(quorum.leaderID.map { "\($0)" } ?? "none")",
                 "Leader epoch:     \(quorum.leaderEpoch)",
                 "High watermark:   \(quorum.highWatermark)",
-                "Max voter lag:    \(quorum.voters.map(\.lag).max() ?? 0)",
+                "Max voter lag:    \(maxLag(quorum.voters))",
                 "Voters:           \(list(quorum.voters))",
                 "Observers:        \(list(quorum.observers))",
             ])
+    }
+
+    private func maxLag(_ voters: [QuorumReplicaDescription]) -> String {
+        let known = "\(voters.compactMap(\.lag).max() ?? 0)"
+        let silent = voters.filter { $0.lag == nil }
+        return silent.isEmpty ? known : "\(known) (not heard from: \(list(silent)))"
     }
 
     private func list(_ replicas: [QuorumReplicaDescription]) -> String {
@@ -61,7 +67,8 @@ struct QuorumReplicationCommand: AsyncParsableCommand {
         var table = Table("NODE", "LOG END", "LAG", "LAST FETCH", "LAST CAUGHT UP", "STATUS")
         for (replica, status) in rows {
             table.add(
-                "\(replica.id)", "\(replica.logEndOffset)", "\(replica.lag)",
+                "\(replica.id)", replica.logEndOffset.map { "\($0)" } ?? "-",
+                replica.lag.map { "\($0)" } ?? "-",
                 age(replica.lastFetchTimestamp, of: status),
                 age(replica.lastCaughtUpTimestamp, of: status), status)
         }
