@@ -72,7 +72,7 @@ extension NodeConfiguration {
     package enum FlushPolicy: String, Hashable, Sendable, CaseIterable {
         /// Before it counts: one fdatasync covers all appends that are waiting for one.
         case commit
-        /// Every `flush.ms` or `flush.messages`, whichever comes first.
+        /// Every `flush.ms`.
         case interval
         /// Whenever the operating system does it, as Kafka does by default.
         case os

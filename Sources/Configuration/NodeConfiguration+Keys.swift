@@ -109,13 +109,10 @@ extension NodeConfiguration {
         .choice(
             "flush.policy", \.flushPolicy,
             "When an append is made durable: commit (before it is acknowledged), interval (by "
-                + "flush.ms and flush.messages) or os (when the system does it)."),
+                + "flush.ms) or os (when the system does it)."),
         .milliseconds(
             "flush.ms", \.flushInterval, 1...Int64(3_600_000),
             "The longest an append stays unflushed under flush.policy=interval."),
-        .integer(
-            "flush.messages", \.flushMessages, 1...Int64.max, unit: "records",
-            "The most records that stay unflushed under flush.policy=interval."),
     ]
 
     private static let processKeys: [ConfigurationKey] = [

@@ -63,8 +63,6 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var flushPolicy = FlushPolicy.commit
     /// `flush.ms`; used by the `interval` policy.
     package var flushInterval: Duration = .milliseconds(1_000)
-    /// `flush.messages`; used by the `interval` policy.
-    package var flushMessages: Int64 = .max
     // `log.segment.bytes`
     package var logSegmentBytes = 1_073_741_824
 
