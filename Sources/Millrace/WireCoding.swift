@@ -18,8 +18,7 @@ enum ProduceRequestCoding {
         head.timeoutMs = Int32(clamping: timeout.milliseconds)
         var buffer = try ByteBuffer.encoding(head)
         let length = batches.reduce(0) { $0 + $1.readableBytes }
-        buffer.writeProtobufVarint(15 << 3 | 2)
-        buffer.writeProtobufVarint(UInt64(length))
+        buffer.writeProtobufHead(15, length: length)
         return [buffer] + batches
     }
 }
@@ -37,32 +36,26 @@ struct FetchAnswer: Sendable {
     ///
     /// - Throws: `CORRUPT_MESSAGE` when the bytes are no protobuf message.
     init(decoding message: ByteBuffer) throws(MillraceError) {
-        var rest = message
-        while rest.readableBytes > 0 {
-            guard let tag = rest.readProtobufVarint() else { throw Self.malformed }
-            switch tag {
-            case 1 << 3:
-                guard let value = rest.readProtobufVarint() else { throw Self.malformed }
+        var reader = ProtobufReader(message)
+        while let field = reader.nextField() {
+            switch (field.number, field.value) {
+            case (1, .varint(let value)):
                 highWatermark = Offset(Int64(bitPattern: value))
-            case 2 << 3:
-                guard let value = rest.readProtobufVarint() else { throw Self.malformed }
+            case (2, .varint(let value)):
                 logStartOffset = Offset(Int64(bitPattern: value))
-            case 3 << 3:
-                guard let value = rest.readProtobufVarint() else { throw Self.malformed }
+            case (3, .varint(let value)):
                 leaderEpoch = LeaderEpoch(Int32(truncatingIfNeeded: Int64(bitPattern: value)))
-            case 15 << 3 | 2:
-                guard let length = rest.readProtobufVarint(),
-                    let bytes = rest.readSlice(length: Int(clamping: length))
-                else { throw Self.malformed }
+            case (15, .bytes(let bytes)):
                 batches = bytes
             default:
-                guard rest.skipProtobufValue(wireType: tag & 7) else { throw Self.malformed }
+                break
             }
         }
+        if reader.isMalformed {
+            throw MillraceError(
+                .corruptMessage, "the broker's fetch answer is not a valid message")
+        }
     }
-
-    private static let malformed = MillraceError(
-        .corruptMessage, "the broker's fetch answer is not a valid message")
 }
 
 extension ByteBuffer {
@@ -80,39 +73,6 @@ extension ByteBuffer {
             return try Answer(serializedBytes: Array(readableBytesView))
         } catch {
             throw RPCError(.corruptMessage, "the answer is not a valid message: \(error)")
-        }
-    }
-
-    mutating func writeProtobufVarint(_ value: UInt64) {
-        var rest = value
-        while rest >= 0x80 {
-            writeInteger(UInt8(truncatingIfNeeded: rest) | 0x80)
-            rest >>= 7
-        }
-        writeInteger(UInt8(truncatingIfNeeded: rest))
-    }
-
-    mutating func readProtobufVarint() -> UInt64? {
-        var value: UInt64 = 0
-        var shift: UInt64 = 0
-        while shift < 64, let byte = readInteger(as: UInt8.self) {
-            value |= UInt64(byte & 0x7f) << shift
-            if byte < 0x80 { return value }
-            shift += 7
-        }
-        return nil
-    }
-
-    /// Passes over a field of a kind we do not know; false when the bytes end too early.
-    fileprivate mutating func skipProtobufValue(wireType: UInt64) -> Bool {
-        switch wireType {
-        case 0: return readProtobufVarint() != nil
-        case 1: return readInteger(as: UInt64.self) != nil
-        case 2:
-            guard let length = readProtobufVarint() else { return false }
-            return readSlice(length: Int(clamping: length)) != nil
-        case 5: return readInteger(as: UInt32.self) != nil
-        default: return false
         }
     }
 }

@@ -1,5 +1,6 @@
 internal import NIOCore
 internal import Protocol
+internal import RPC
 
 /// A compact `ProduceRequest`, read in place: its record batches are a slice of the request.
 ///

@@ -1,24 +1,24 @@
-internal import NIOCore
+package import NIOCore
 
 /// Reads protobuf fields one after another without copying their bytes.
 ///
 /// Source: protobuf's encoding guide. Groups count as malformed.
-struct ProtobufReader {
-    enum Value {
+package struct ProtobufReader {
+    package enum Value {
         case varint(UInt64)
         case fixed(UInt64)
         case bytes(ByteBuffer)
     }
 
     private var buffer: ByteBuffer
-    private(set) var isMalformed = false
+    package private(set) var isMalformed = false
 
-    init(_ buffer: ByteBuffer) {
+    package init(_ buffer: ByteBuffer) {
         self.buffer = buffer
     }
 
     /// The next field; `nil` at the end, or where the bytes make no sense (`isMalformed`).
-    mutating func nextField() -> (number: Int, value: Value)? {
+    package mutating func nextField() -> (number: Int, value: Value)? {
         guard buffer.readableBytes > 0, !isMalformed else { return nil }
         guard let tag = readVarint(), let value = readValue(wireType: tag & 7) else {
             isMalformed = true
@@ -60,19 +60,19 @@ struct ProtobufReader {
 
 extension ByteBuffer {
     /// Appends a protobuf field of a varint type; negative values take ten bytes, as `int64` does.
-    mutating func writeProtobufField(_ number: Int, varint value: Int64) {
+    package mutating func writeProtobufField(_ number: Int, varint value: Int64) {
         writeProtobufVarint(UInt64(number) << 3)
         writeProtobufVarint(UInt64(bitPattern: value))
     }
 
     /// Appends the head of a protobuf `bytes` field, whose `length` bytes the caller sends next.
-    mutating func writeProtobufHead(_ number: Int, length: Int) {
+    package mutating func writeProtobufHead(_ number: Int, length: Int) {
         writeProtobufVarint(UInt64(number) << 3 | 2)
         writeProtobufVarint(UInt64(length))
     }
 
     /// Appends a protobuf varint of one to ten bytes.
-    mutating func writeProtobufVarint(_ value: UInt64) {
+    private mutating func writeProtobufVarint(_ value: UInt64) {
         var rest = value
         while rest >= 0x80 {
             writeInteger(UInt8(truncatingIfNeeded: rest) | 0x80)
