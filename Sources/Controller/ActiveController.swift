@@ -339,7 +339,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
             case .removeTopic(let id):
                 let name = before.topics[id]?.name ?? "\(id)"
                 logger.info("topic deleted", metadata: ["topic": "\(name)"])
-            case .featureLevel, .partition, .partitionChange, .config, .noOp:
+            case .featureLevel, .partition, .partitionChange, .config, .noOp, .producerIDs:
                 break
             }
         }

@@ -36,8 +36,10 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
     case offsetNotAvailable = 78
     case invalidRecord = 87
     case throttlingQuotaExceeded = 89
+    case resourceNotFound = 91
     case inconsistentVoterSet = 94
     case invalidUpdateVersion = 95
+    case featureUpdateFailed = 96
     case unknownTopicID = 100
     case duplicateBrokerRegistration = 101
     case brokerIDNotRegistered = 102
@@ -45,6 +47,9 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
     case inconsistentClusterID = 104
     case ineligibleReplica = 107
     case newLeaderElected = 108
+    case invalidVoterKey = 125
+    case duplicateVoter = 126
+    case voterNotFound = 127
 
     /// Kafka's name for the code, as clients see it: `NOT_LEADER_OR_FOLLOWER`.
     package var name: String {
@@ -86,7 +91,9 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
         case .invalidRecord: "INVALID_RECORD"
         case .throttlingQuotaExceeded: "THROTTLING_QUOTA_EXCEEDED"
         case .inconsistentVoterSet: "INCONSISTENT_VOTER_SET"
+        case .resourceNotFound: "RESOURCE_NOT_FOUND"
         case .invalidUpdateVersion: "INVALID_UPDATE_VERSION"
+        case .featureUpdateFailed: "FEATURE_UPDATE_FAILED"
         case .unknownTopicID: "UNKNOWN_TOPIC_ID"
         case .duplicateBrokerRegistration: "DUPLICATE_BROKER_REGISTRATION"
         case .brokerIDNotRegistered: "BROKER_ID_NOT_REGISTERED"
@@ -94,6 +101,9 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
         case .inconsistentClusterID: "INCONSISTENT_CLUSTER_ID"
         case .ineligibleReplica: "INELIGIBLE_REPLICA"
         case .newLeaderElected: "NEW_LEADER_ELECTED"
+        case .invalidVoterKey: "INVALID_VOTER_KEY"
+        case .duplicateVoter: "DUPLICATE_VOTER"
+        case .voterNotFound: "VOTER_NOT_FOUND"
         }
     }
 
@@ -121,7 +131,8 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
             .duplicateSequenceNumber, .invalidProducerEpoch, .unknownProducerID,
             .unsupportedCompressionType, .staleBrokerEpoch, .invalidRecord, .inconsistentVoterSet,
             .invalidUpdateVersion, .duplicateBrokerRegistration, .brokerIDNotRegistered,
-            .inconsistentClusterID, .ineligibleReplica, .newLeaderElected:
+            .inconsistentClusterID, .ineligibleReplica, .newLeaderElected, .resourceNotFound,
+            .featureUpdateFailed, .invalidVoterKey, .duplicateVoter, .voterNotFound:
             false
         }
     }

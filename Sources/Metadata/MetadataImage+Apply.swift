@@ -52,6 +52,8 @@ extension MetadataImage {
             configs[change.resource, default: [:]][change.name] = change.value
             if configs[change.resource]?.isEmpty == true { configs[change.resource] = nil }
             delta.changedConfigs.insert(change.resource)
+        case .producerIDs(_, _, let next):
+            nextProducerID = max(nextProducerID, next)
         case .noOp:
             break
         }

@@ -16,6 +16,8 @@ package struct MetadataImage: Equatable, Sendable {
     package var configs: TreeDictionary<ConfigResource, TreeDictionary<String, String>> = [:]
     /// Finalised feature levels by name.
     package var features: TreeDictionary<String, Int32> = [:]
+    /// The first producer id that was never given to a broker.
+    package internal(set) var nextProducerID: Int64 = 0
 
     // Derived from the above, so that a change costs what it touches and not the whole image.
 

@@ -63,6 +63,10 @@ extension MetadataRecord {
             wire.config = change.wire
         case .noOp:
             wire.noOp = WireMetadataRecord.NoOp()
+        case .producerIDs(let broker, let epoch, let next):
+            wire.producerIds.brokerID = broker.rawValue
+            wire.producerIds.brokerEpoch = epoch.rawValue
+            wire.producerIds.nextProducerID = next
         }
         return wire
     }
@@ -99,6 +103,10 @@ extension MetadataRecord {
             return .config(try ConfigChange(wire))
         case .noOp:
             return .noOp
+        case .producerIds(let wire):
+            return .producerIDs(
+                broker: NodeID(wire.brokerID), epoch: BrokerEpoch(wire.brokerEpoch),
+                next: wire.nextProducerID)
         }
     }
 

@@ -13,6 +13,8 @@ package enum MetadataRecord: Equatable, Sendable {
     case partitionChange(PartitionChange)
     case config(ConfigChange)
     case noOp
+    /// A broker got the block of producer ids that ends at `next`.
+    case producerIDs(broker: NodeID, epoch: BrokerEpoch, next: Int64)
 }
 
 /// A change to a registered broker; `nil` leaves a field as it is.

@@ -49,8 +49,10 @@ package nonisolated struct WireRegisterBrokerRequest: Sendable {
   /// The epoch under which the broker last stopped cleanly; -1 without proof of a clean stop.
   package var previousBrokerEpoch: Int64 = 0
 
-  /// Highest metadata feature level this binary understands.
+  /// Highest metadata feature level this binary understands, and the lowest.
   package var maxFeatureLevel: Int32 = 0
+
+  package var minFeatureLevel: Int32 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -193,13 +195,41 @@ package nonisolated struct WireAlterPartitionResponse: Sendable {
   package init() {}
 }
 
+package nonisolated struct WireAllocateProducerIdsRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var brokerID: Int32 = 0
+
+  package var brokerEpoch: Int64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct WireAllocateProducerIdsResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var firstProducerID: Int64 = 0
+
+  package var count: Int32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 fileprivate nonisolated let _protobuf_package = "millrace.internal.v1"
 
 nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".RegisterBrokerRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}broker_id\0\u{3}incarnation_id\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{3}previous_broker_epoch\0\u{3}max_feature_level\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}broker_id\0\u{3}incarnation_id\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{3}previous_broker_epoch\0\u{3}max_feature_level\0\u{3}min_feature_level\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -216,6 +246,7 @@ nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftPro
       case 7: try { try decoder.decodeRepeatedBytesField(value: &self.logDirectoryIds) }()
       case 8: try { try decoder.decodeSingularInt64Field(value: &self.previousBrokerEpoch) }()
       case 9: try { try decoder.decodeSingularInt32Field(value: &self.maxFeatureLevel) }()
+      case 10: try { try decoder.decodeSingularInt32Field(value: &self.minFeatureLevel) }()
       default: break
       }
     }
@@ -249,6 +280,9 @@ nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftPro
     if self.maxFeatureLevel != 0 {
       try visitor.visitSingularInt32Field(value: self.maxFeatureLevel, fieldNumber: 9)
     }
+    if self.minFeatureLevel != 0 {
+      try visitor.visitSingularInt32Field(value: self.minFeatureLevel, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -262,6 +296,7 @@ nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftPro
     if lhs.logDirectoryIds != rhs.logDirectoryIds {return false}
     if lhs.previousBrokerEpoch != rhs.previousBrokerEpoch {return false}
     if lhs.maxFeatureLevel != rhs.maxFeatureLevel {return false}
+    if lhs.minFeatureLevel != rhs.minFeatureLevel {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -597,6 +632,76 @@ nonisolated extension WireAlterPartitionResponse.PartitionResult: SwiftProtobuf.
     if lhs.leaderEpoch != rhs.leaderEpoch {return false}
     if lhs.isr != rhs.isr {return false}
     if lhs.partitionEpoch != rhs.partitionEpoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireAllocateProducerIdsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".AllocateProducerIdsRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}broker_epoch\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.brokerID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.brokerEpoch) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.brokerID != 0 {
+      try visitor.visitSingularInt32Field(value: self.brokerID, fieldNumber: 1)
+    }
+    if self.brokerEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.brokerEpoch, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireAllocateProducerIdsRequest, rhs: WireAllocateProducerIdsRequest) -> Bool {
+    if lhs.brokerID != rhs.brokerID {return false}
+    if lhs.brokerEpoch != rhs.brokerEpoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireAllocateProducerIdsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".AllocateProducerIdsResponse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}first_producer_id\0\u{1}count\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.firstProducerID) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.count) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.firstProducerID != 0 {
+      try visitor.visitSingularInt64Field(value: self.firstProducerID, fieldNumber: 1)
+    }
+    if self.count != 0 {
+      try visitor.visitSingularInt32Field(value: self.count, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireAllocateProducerIdsResponse, rhs: WireAllocateProducerIdsResponse) -> Bool {
+    if lhs.firstProducerID != rhs.firstProducerID {return false}
+    if lhs.count != rhs.count {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

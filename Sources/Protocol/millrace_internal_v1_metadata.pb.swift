@@ -113,6 +113,14 @@ package nonisolated struct WireMetadataRecord: Sendable {
     set {kind = .noOp(newValue)}
   }
 
+  package var producerIds: WireMetadataRecord.ProducerIds {
+    get {
+      if case .producerIds(let v)? = kind {return v}
+      return WireMetadataRecord.ProducerIds()
+    }
+    set {kind = .producerIds(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Kind: Equatable, Sendable {
@@ -126,6 +134,7 @@ package nonisolated struct WireMetadataRecord: Sendable {
     case partitionChange(WireMetadataRecord.PartitionChange)
     case config(WireMetadataRecord.Config)
     case noOp(WireMetadataRecord.NoOp)
+    case producerIds(WireMetadataRecord.ProducerIds)
 
   }
 
@@ -166,6 +175,11 @@ package nonisolated struct WireMetadataRecord: Sendable {
     package var fenced: Bool = false
 
     package var inControlledShutdown: Bool = false
+
+    /// The levels of `metadata.version` that its release supports; 0 where it did not say.
+    package var minFeatureLevel: Int32 = 0
+
+    package var maxFeatureLevel: Int32 = 0
 
     package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -420,6 +434,24 @@ package nonisolated struct WireMetadataRecord: Sendable {
     package init() {}
   }
 
+  /// A broker got the block that ends here.
+  package nonisolated struct ProducerIds: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    package var brokerID: Int32 = 0
+
+    package var brokerEpoch: Int64 = 0
+
+    /// The first id that nobody has yet.
+    package var nextProducerID: Int64 = 0
+
+    package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    package init() {}
+  }
+
   package init() {}
 }
 
@@ -429,7 +461,7 @@ fileprivate nonisolated let _protobuf_package = "millrace.internal.v1"
 
 nonisolated extension WireMetadataRecord: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".MetadataRecord"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}feature_level\0\u{3}register_broker\0\u{3}unregister_broker\0\u{3}broker_change\0\u{1}topic\0\u{3}remove_topic\0\u{1}partition\0\u{3}partition_change\0\u{1}config\0\u{3}no_op\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}feature_level\0\u{3}register_broker\0\u{3}unregister_broker\0\u{3}broker_change\0\u{1}topic\0\u{3}remove_topic\0\u{1}partition\0\u{3}partition_change\0\u{1}config\0\u{3}no_op\0\u{3}producer_ids\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -567,6 +599,19 @@ nonisolated extension WireMetadataRecord: SwiftProtobuf.Message, SwiftProtobuf._
           self.kind = .noOp(v)
         }
       }()
+      case 11: try {
+        var v: WireMetadataRecord.ProducerIds?
+        var hadOneofValue = false
+        if let current = self.kind {
+          hadOneofValue = true
+          if case .producerIds(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.kind = .producerIds(v)
+        }
+      }()
       default: break
       }
     }
@@ -618,6 +663,10 @@ nonisolated extension WireMetadataRecord: SwiftProtobuf.Message, SwiftProtobuf._
       guard case .noOp(let v)? = self.kind else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
     }()
+    case .producerIds?: try {
+      guard case .producerIds(let v)? = self.kind else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 11)
+    }()
     case nil: break
     }
     try unknownFields.traverse(visitor: &visitor)
@@ -667,7 +716,7 @@ nonisolated extension WireMetadataRecord.FeatureLevel: SwiftProtobuf.Message, Sw
 
 nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = WireMetadataRecord.protoMessageName + ".RegisterBroker"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}incarnation_id\0\u{3}broker_epoch\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{1}fenced\0\u{3}in_controlled_shutdown\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}incarnation_id\0\u{3}broker_epoch\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{1}fenced\0\u{3}in_controlled_shutdown\0\u{3}min_feature_level\0\u{3}max_feature_level\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -684,6 +733,8 @@ nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, 
       case 7: try { try decoder.decodeRepeatedBytesField(value: &self.logDirectoryIds) }()
       case 8: try { try decoder.decodeSingularBoolField(value: &self.fenced) }()
       case 9: try { try decoder.decodeSingularBoolField(value: &self.inControlledShutdown) }()
+      case 10: try { try decoder.decodeSingularInt32Field(value: &self.minFeatureLevel) }()
+      case 11: try { try decoder.decodeSingularInt32Field(value: &self.maxFeatureLevel) }()
       default: break
       }
     }
@@ -717,6 +768,12 @@ nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, 
     if self.inControlledShutdown != false {
       try visitor.visitSingularBoolField(value: self.inControlledShutdown, fieldNumber: 9)
     }
+    if self.minFeatureLevel != 0 {
+      try visitor.visitSingularInt32Field(value: self.minFeatureLevel, fieldNumber: 10)
+    }
+    if self.maxFeatureLevel != 0 {
+      try visitor.visitSingularInt32Field(value: self.maxFeatureLevel, fieldNumber: 11)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -730,6 +787,8 @@ nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, 
     if lhs.logDirectoryIds != rhs.logDirectoryIds {return false}
     if lhs.fenced != rhs.fenced {return false}
     if lhs.inControlledShutdown != rhs.inControlledShutdown {return false}
+    if lhs.minFeatureLevel != rhs.minFeatureLevel {return false}
+    if lhs.maxFeatureLevel != rhs.maxFeatureLevel {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1105,6 +1164,46 @@ nonisolated extension WireMetadataRecord.NoOp: SwiftProtobuf.Message, SwiftProto
   }
 
   package static func ==(lhs: WireMetadataRecord.NoOp, rhs: WireMetadataRecord.NoOp) -> Bool {
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireMetadataRecord.ProducerIds: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = WireMetadataRecord.protoMessageName + ".ProducerIds"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}broker_epoch\0\u{3}next_producer_id\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.brokerID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.brokerEpoch) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.nextProducerID) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.brokerID != 0 {
+      try visitor.visitSingularInt32Field(value: self.brokerID, fieldNumber: 1)
+    }
+    if self.brokerEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.brokerEpoch, fieldNumber: 2)
+    }
+    if self.nextProducerID != 0 {
+      try visitor.visitSingularInt64Field(value: self.nextProducerID, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireMetadataRecord.ProducerIds, rhs: WireMetadataRecord.ProducerIds) -> Bool {
+    if lhs.brokerID != rhs.brokerID {return false}
+    if lhs.brokerEpoch != rhs.brokerEpoch {return false}
+    if lhs.nextProducerID != rhs.nextProducerID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

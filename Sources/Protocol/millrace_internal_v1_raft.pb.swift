@@ -25,6 +25,35 @@ fileprivate nonisolated struct _GeneratedWithProtocGenSwiftVersion: SwiftProtobu
   typealias Version = _2
 }
 
+package nonisolated struct WireNodeEndpoint: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var host: String = String()
+
+  package var port: Int32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+/// The state after exactly the records below `end_offset`, the last of which is of `epoch`.
+package nonisolated struct WireSnapshotID: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var endOffset: Int64 = 0
+
+  package var epoch: Int32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 package nonisolated struct WireVoteRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -47,6 +76,9 @@ package nonisolated struct WireVoteRequest: Sendable {
 
   package var voterID: Int32 = 0
 
+  /// Empty where the candidate does not know it; another directory than this one refuses.
+  package var voterDirectoryID: Data = Data()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -64,9 +96,21 @@ package nonisolated struct WireVoteResponse: Sendable {
 
   package var granted: Bool = false
 
+  /// Where the leader listens, if it is known; for those whose voter set is old.
+  package var leaderEndpoint: WireNodeEndpoint {
+    get {_leaderEndpoint ?? WireNodeEndpoint()}
+    set {_leaderEndpoint = newValue}
+  }
+  /// Returns true if `leaderEndpoint` has been explicitly set.
+  package var hasLeaderEndpoint: Bool {self._leaderEndpoint != nil}
+  /// Clears the value of `leaderEndpoint`. Subsequent reads from it will return its default value.
+  package mutating func clearLeaderEndpoint() {self._leaderEndpoint = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _leaderEndpoint: WireNodeEndpoint? = nil
 }
 
 package nonisolated struct WireBeginQuorumEpochRequest: Sendable {
@@ -80,9 +124,20 @@ package nonisolated struct WireBeginQuorumEpochRequest: Sendable {
 
   package var leaderEpoch: Int32 = 0
 
+  package var leaderEndpoint: WireNodeEndpoint {
+    get {_leaderEndpoint ?? WireNodeEndpoint()}
+    set {_leaderEndpoint = newValue}
+  }
+  /// Returns true if `leaderEndpoint` has been explicitly set.
+  package var hasLeaderEndpoint: Bool {self._leaderEndpoint != nil}
+  /// Clears the value of `leaderEndpoint`. Subsequent reads from it will return its default value.
+  package mutating func clearLeaderEndpoint() {self._leaderEndpoint = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _leaderEndpoint: WireNodeEndpoint? = nil
 }
 
 package nonisolated struct WireBeginQuorumEpochResponse: Sendable {
@@ -94,9 +149,20 @@ package nonisolated struct WireBeginQuorumEpochResponse: Sendable {
 
   package var leaderID: Int32 = 0
 
+  package var leaderEndpoint: WireNodeEndpoint {
+    get {_leaderEndpoint ?? WireNodeEndpoint()}
+    set {_leaderEndpoint = newValue}
+  }
+  /// Returns true if `leaderEndpoint` has been explicitly set.
+  package var hasLeaderEndpoint: Bool {self._leaderEndpoint != nil}
+  /// Clears the value of `leaderEndpoint`. Subsequent reads from it will return its default value.
+  package mutating func clearLeaderEndpoint() {self._leaderEndpoint = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _leaderEndpoint: WireNodeEndpoint? = nil
 }
 
 package nonisolated struct WireEndQuorumEpochRequest: Sendable {
@@ -127,9 +193,20 @@ package nonisolated struct WireEndQuorumEpochResponse: Sendable {
 
   package var leaderID: Int32 = 0
 
+  package var leaderEndpoint: WireNodeEndpoint {
+    get {_leaderEndpoint ?? WireNodeEndpoint()}
+    set {_leaderEndpoint = newValue}
+  }
+  /// Returns true if `leaderEndpoint` has been explicitly set.
+  package var hasLeaderEndpoint: Bool {self._leaderEndpoint != nil}
+  /// Clears the value of `leaderEndpoint`. Subsequent reads from it will return its default value.
+  package mutating func clearLeaderEndpoint() {self._leaderEndpoint = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _leaderEndpoint: WireNodeEndpoint? = nil
 }
 
 package nonisolated struct WireFetchLogRequest: Sendable {
@@ -155,6 +232,11 @@ package nonisolated struct WireFetchLogRequest: Sendable {
 
   /// The high watermark the replica knows, so that a change of it alone is worth an answer (KIP-1166).
   package var highWatermark: Int64 = 0
+
+  /// The levels of metadata records that the sender can write and read.
+  package var minMetadataLevel: Int32 = 0
+
+  package var maxMetadataLevel: Int32 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -185,6 +267,25 @@ package nonisolated struct WireFetchLogResponse: Sendable {
   package var hasDiverging: Bool {self._diverging != nil}
   /// Clears the value of `diverging`. Subsequent reads from it will return its default value.
   package mutating func clearDiverging() {self._diverging = nil}
+
+  package var leaderEndpoint: WireNodeEndpoint {
+    get {_leaderEndpoint ?? WireNodeEndpoint()}
+    set {_leaderEndpoint = newValue}
+  }
+  /// Returns true if `leaderEndpoint` has been explicitly set.
+  package var hasLeaderEndpoint: Bool {self._leaderEndpoint != nil}
+  /// Clears the value of `leaderEndpoint`. Subsequent reads from it will return its default value.
+  package mutating func clearLeaderEndpoint() {self._leaderEndpoint = nil}
+
+  /// Set when the records asked for are gone: fetch this snapshot, and go on from its end.
+  package var snapshot: WireSnapshotID {
+    get {_snapshot ?? WireSnapshotID()}
+    set {_snapshot = newValue}
+  }
+  /// Returns true if `snapshot` has been explicitly set.
+  package var hasSnapshot: Bool {self._snapshot != nil}
+  /// Clears the value of `snapshot`. Subsequent reads from it will return its default value.
+  package mutating func clearSnapshot() {self._snapshot = nil}
 
   /// Whole record batches v2 from `fetch_offset` on.
   package var recordBatches: Data = Data()
@@ -250,6 +351,8 @@ package nonisolated struct WireFetchLogResponse: Sendable {
   package init() {}
 
   fileprivate var _diverging: WireDivergingEpoch? = nil
+  fileprivate var _leaderEndpoint: WireNodeEndpoint? = nil
+  fileprivate var _snapshot: WireSnapshotID? = nil
 }
 
 package nonisolated struct WireDivergingEpoch: Sendable {
@@ -266,13 +369,252 @@ package nonisolated struct WireDivergingEpoch: Sendable {
   package init() {}
 }
 
+package nonisolated struct WireFetchSnapshotRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var clusterID: String = String()
+
+  package var replicaID: Int32 = 0
+
+  package var replicaDirectoryID: Data = Data()
+
+  package var currentLeaderEpoch: Int32 = 0
+
+  package var snapshot: WireSnapshotID {
+    get {_snapshot ?? WireSnapshotID()}
+    set {_snapshot = newValue}
+  }
+  /// Returns true if `snapshot` has been explicitly set.
+  package var hasSnapshot: Bool {self._snapshot != nil}
+  /// Clears the value of `snapshot`. Subsequent reads from it will return its default value.
+  package mutating func clearSnapshot() {self._snapshot = nil}
+
+  /// The first byte wanted.
+  package var position: Int64 = 0
+
+  package var maxBytes: Int32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _snapshot: WireSnapshotID? = nil
+}
+
+package nonisolated struct WireFetchSnapshotResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var status: WireFetchSnapshotResponse.Status = .ok
+
+  package var leaderID: Int32 = 0
+
+  package var leaderEpoch: Int32 = 0
+
+  package var leaderEndpoint: WireNodeEndpoint {
+    get {_leaderEndpoint ?? WireNodeEndpoint()}
+    set {_leaderEndpoint = newValue}
+  }
+  /// Returns true if `leaderEndpoint` has been explicitly set.
+  package var hasLeaderEndpoint: Bool {self._leaderEndpoint != nil}
+  /// Clears the value of `leaderEndpoint`. Subsequent reads from it will return its default value.
+  package mutating func clearLeaderEndpoint() {self._leaderEndpoint = nil}
+
+  /// Of the whole snapshot, in bytes.
+  package var size: Int64 = 0
+
+  package var position: Int64 = 0
+
+  package var data: Data = Data()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package nonisolated enum Status: SwiftProtobuf.Enum, Swift.CaseIterable {
+    package typealias RawValue = Int
+    case ok // = 0
+    case notLeader // = 1
+    case fencedEpoch // = 2
+    case unknownEpoch // = 3
+
+    /// Replaced by a newer one: fetch from the log again to learn which.
+    case snapshotNotFound // = 4
+    case positionOutOfRange // = 5
+
+    /// The file could not be read; ask again later.
+    case unavailable // = 6
+    case UNRECOGNIZED(Int)
+
+    package init() {
+      self = .ok
+    }
+
+    package init?(rawValue: Int) {
+      switch rawValue {
+      case 0: self = .ok
+      case 1: self = .notLeader
+      case 2: self = .fencedEpoch
+      case 3: self = .unknownEpoch
+      case 4: self = .snapshotNotFound
+      case 5: self = .positionOutOfRange
+      case 6: self = .unavailable
+      default: self = .UNRECOGNIZED(rawValue)
+      }
+    }
+
+    package var rawValue: Int {
+      switch self {
+      case .ok: return 0
+      case .notLeader: return 1
+      case .fencedEpoch: return 2
+      case .unknownEpoch: return 3
+      case .snapshotNotFound: return 4
+      case .positionOutOfRange: return 5
+      case .unavailable: return 6
+      case .UNRECOGNIZED(let i): return i
+      }
+    }
+
+    // The compiler won't synthesize support with the UNRECOGNIZED case.
+    package static let allCases: [WireFetchSnapshotResponse.Status] = [
+      .ok,
+      .notLeader,
+      .fencedEpoch,
+      .unknownEpoch,
+      .snapshotNotFound,
+      .positionOutOfRange,
+      .unavailable,
+    ]
+
+  }
+
+  package init() {}
+
+  fileprivate var _leaderEndpoint: WireNodeEndpoint? = nil
+}
+
+package nonisolated struct WireUpdateVoterRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var clusterID: String = String()
+
+  package var currentLeaderEpoch: Int32 = 0
+
+  package var voterID: Int32 = 0
+
+  package var voterDirectoryID: Data = Data()
+
+  package var endpoint: WireNodeEndpoint {
+    get {_endpoint ?? WireNodeEndpoint()}
+    set {_endpoint = newValue}
+  }
+  /// Returns true if `endpoint` has been explicitly set.
+  package var hasEndpoint: Bool {self._endpoint != nil}
+  /// Clears the value of `endpoint`. Subsequent reads from it will return its default value.
+  package mutating func clearEndpoint() {self._endpoint = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _endpoint: WireNodeEndpoint? = nil
+}
+
+package nonisolated struct WireUpdateVoterResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var leaderID: Int32 = 0
+
+  package var leaderEpoch: Int32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 fileprivate nonisolated let _protobuf_package = "millrace.internal.v1"
 
+nonisolated extension WireNodeEndpoint: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".NodeEndpoint"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}host\0\u{1}port\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.host) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.port) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.host.isEmpty {
+      try visitor.visitSingularStringField(value: self.host, fieldNumber: 1)
+    }
+    if self.port != 0 {
+      try visitor.visitSingularInt32Field(value: self.port, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireNodeEndpoint, rhs: WireNodeEndpoint) -> Bool {
+    if lhs.host != rhs.host {return false}
+    if lhs.port != rhs.port {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireSnapshotID: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".SnapshotID"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}end_offset\0\u{1}epoch\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.endOffset) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.epoch) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.endOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.endOffset, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularInt32Field(value: self.epoch, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireSnapshotID, rhs: WireSnapshotID) -> Bool {
+    if lhs.endOffset != rhs.endOffset {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension WireVoteRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".VoteRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}candidate_epoch\0\u{3}candidate_id\0\u{3}candidate_directory_id\0\u{3}last_epoch\0\u{3}last_epoch_end_offset\0\u{3}pre_vote\0\u{3}voter_id\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}candidate_epoch\0\u{3}candidate_id\0\u{3}candidate_directory_id\0\u{3}last_epoch\0\u{3}last_epoch_end_offset\0\u{3}pre_vote\0\u{3}voter_id\0\u{3}voter_directory_id\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -288,6 +630,7 @@ nonisolated extension WireVoteRequest: SwiftProtobuf.Message, SwiftProtobuf._Mes
       case 6: try { try decoder.decodeSingularInt64Field(value: &self.lastEpochEndOffset) }()
       case 7: try { try decoder.decodeSingularBoolField(value: &self.preVote) }()
       case 8: try { try decoder.decodeSingularInt32Field(value: &self.voterID) }()
+      case 9: try { try decoder.decodeSingularBytesField(value: &self.voterDirectoryID) }()
       default: break
       }
     }
@@ -318,6 +661,9 @@ nonisolated extension WireVoteRequest: SwiftProtobuf.Message, SwiftProtobuf._Mes
     if self.voterID != 0 {
       try visitor.visitSingularInt32Field(value: self.voterID, fieldNumber: 8)
     }
+    if !self.voterDirectoryID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.voterDirectoryID, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -330,6 +676,7 @@ nonisolated extension WireVoteRequest: SwiftProtobuf.Message, SwiftProtobuf._Mes
     if lhs.lastEpochEndOffset != rhs.lastEpochEndOffset {return false}
     if lhs.preVote != rhs.preVote {return false}
     if lhs.voterID != rhs.voterID {return false}
+    if lhs.voterDirectoryID != rhs.voterDirectoryID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -337,7 +684,7 @@ nonisolated extension WireVoteRequest: SwiftProtobuf.Message, SwiftProtobuf._Mes
 
 nonisolated extension WireVoteResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".VoteResponse"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}leader_id\0\u{1}granted\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}leader_id\0\u{1}granted\0\u{3}leader_endpoint\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -348,12 +695,17 @@ nonisolated extension WireVoteResponse: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 1: try { try decoder.decodeSingularInt32Field(value: &self.epoch) }()
       case 2: try { try decoder.decodeSingularInt32Field(value: &self.leaderID) }()
       case 3: try { try decoder.decodeSingularBoolField(value: &self.granted) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._leaderEndpoint) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.epoch != 0 {
       try visitor.visitSingularInt32Field(value: self.epoch, fieldNumber: 1)
     }
@@ -363,6 +715,9 @@ nonisolated extension WireVoteResponse: SwiftProtobuf.Message, SwiftProtobuf._Me
     if self.granted != false {
       try visitor.visitSingularBoolField(value: self.granted, fieldNumber: 3)
     }
+    try { if let v = self._leaderEndpoint {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -370,6 +725,7 @@ nonisolated extension WireVoteResponse: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.epoch != rhs.epoch {return false}
     if lhs.leaderID != rhs.leaderID {return false}
     if lhs.granted != rhs.granted {return false}
+    if lhs._leaderEndpoint != rhs._leaderEndpoint {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -377,7 +733,7 @@ nonisolated extension WireVoteResponse: SwiftProtobuf.Message, SwiftProtobuf._Me
 
 nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".BeginQuorumEpochRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}leader_id\0\u{3}leader_epoch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}leader_id\0\u{3}leader_epoch\0\u{3}leader_endpoint\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -388,12 +744,17 @@ nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftP
       case 1: try { try decoder.decodeSingularStringField(value: &self.clusterID) }()
       case 2: try { try decoder.decodeSingularInt32Field(value: &self.leaderID) }()
       case 3: try { try decoder.decodeSingularInt32Field(value: &self.leaderEpoch) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._leaderEndpoint) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.clusterID.isEmpty {
       try visitor.visitSingularStringField(value: self.clusterID, fieldNumber: 1)
     }
@@ -403,6 +764,9 @@ nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftP
     if self.leaderEpoch != 0 {
       try visitor.visitSingularInt32Field(value: self.leaderEpoch, fieldNumber: 3)
     }
+    try { if let v = self._leaderEndpoint {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -410,6 +774,7 @@ nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftP
     if lhs.clusterID != rhs.clusterID {return false}
     if lhs.leaderID != rhs.leaderID {return false}
     if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs._leaderEndpoint != rhs._leaderEndpoint {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -417,7 +782,7 @@ nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension WireBeginQuorumEpochResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".BeginQuorumEpochResponse"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}leader_id\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}leader_id\0\u{3}leader_endpoint\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -427,24 +792,33 @@ nonisolated extension WireBeginQuorumEpochResponse: SwiftProtobuf.Message, Swift
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularInt32Field(value: &self.epoch) }()
       case 2: try { try decoder.decodeSingularInt32Field(value: &self.leaderID) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._leaderEndpoint) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.epoch != 0 {
       try visitor.visitSingularInt32Field(value: self.epoch, fieldNumber: 1)
     }
     if self.leaderID != 0 {
       try visitor.visitSingularInt32Field(value: self.leaderID, fieldNumber: 2)
     }
+    try { if let v = self._leaderEndpoint {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireBeginQuorumEpochResponse, rhs: WireBeginQuorumEpochResponse) -> Bool {
     if lhs.epoch != rhs.epoch {return false}
     if lhs.leaderID != rhs.leaderID {return false}
+    if lhs._leaderEndpoint != rhs._leaderEndpoint {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -497,7 +871,7 @@ nonisolated extension WireEndQuorumEpochRequest: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension WireEndQuorumEpochResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".EndQuorumEpochResponse"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}leader_id\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}leader_id\0\u{3}leader_endpoint\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -507,24 +881,33 @@ nonisolated extension WireEndQuorumEpochResponse: SwiftProtobuf.Message, SwiftPr
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularInt32Field(value: &self.epoch) }()
       case 2: try { try decoder.decodeSingularInt32Field(value: &self.leaderID) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._leaderEndpoint) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.epoch != 0 {
       try visitor.visitSingularInt32Field(value: self.epoch, fieldNumber: 1)
     }
     if self.leaderID != 0 {
       try visitor.visitSingularInt32Field(value: self.leaderID, fieldNumber: 2)
     }
+    try { if let v = self._leaderEndpoint {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireEndQuorumEpochResponse, rhs: WireEndQuorumEpochResponse) -> Bool {
     if lhs.epoch != rhs.epoch {return false}
     if lhs.leaderID != rhs.leaderID {return false}
+    if lhs._leaderEndpoint != rhs._leaderEndpoint {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -532,7 +915,7 @@ nonisolated extension WireEndQuorumEpochResponse: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FetchLogRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}replica_id\0\u{3}replica_directory_id\0\u{3}current_leader_epoch\0\u{3}fetch_offset\0\u{3}last_fetched_epoch\0\u{3}max_bytes\0\u{3}max_wait_ms\0\u{3}high_watermark\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}replica_id\0\u{3}replica_directory_id\0\u{3}current_leader_epoch\0\u{3}fetch_offset\0\u{3}last_fetched_epoch\0\u{3}max_bytes\0\u{3}max_wait_ms\0\u{3}high_watermark\0\u{3}min_metadata_level\0\u{3}max_metadata_level\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -549,6 +932,8 @@ nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf.
       case 7: try { try decoder.decodeSingularInt32Field(value: &self.maxBytes) }()
       case 8: try { try decoder.decodeSingularInt32Field(value: &self.maxWaitMs) }()
       case 9: try { try decoder.decodeSingularInt64Field(value: &self.highWatermark) }()
+      case 10: try { try decoder.decodeSingularInt32Field(value: &self.minMetadataLevel) }()
+      case 11: try { try decoder.decodeSingularInt32Field(value: &self.maxMetadataLevel) }()
       default: break
       }
     }
@@ -582,6 +967,12 @@ nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if self.highWatermark != 0 {
       try visitor.visitSingularInt64Field(value: self.highWatermark, fieldNumber: 9)
     }
+    if self.minMetadataLevel != 0 {
+      try visitor.visitSingularInt32Field(value: self.minMetadataLevel, fieldNumber: 10)
+    }
+    if self.maxMetadataLevel != 0 {
+      try visitor.visitSingularInt32Field(value: self.maxMetadataLevel, fieldNumber: 11)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -595,6 +986,8 @@ nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.maxBytes != rhs.maxBytes {return false}
     if lhs.maxWaitMs != rhs.maxWaitMs {return false}
     if lhs.highWatermark != rhs.highWatermark {return false}
+    if lhs.minMetadataLevel != rhs.minMetadataLevel {return false}
+    if lhs.maxMetadataLevel != rhs.maxMetadataLevel {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -602,7 +995,7 @@ nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension WireFetchLogResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FetchLogResponse"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}status\0\u{3}leader_id\0\u{3}leader_epoch\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{1}diverging\0\u{4}\u{9}record_batches\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}status\0\u{3}leader_id\0\u{3}leader_epoch\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{1}diverging\0\u{3}leader_endpoint\0\u{1}snapshot\0\u{4}\u{7}record_batches\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -616,6 +1009,8 @@ nonisolated extension WireFetchLogResponse: SwiftProtobuf.Message, SwiftProtobuf
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.highWatermark) }()
       case 5: try { try decoder.decodeSingularInt64Field(value: &self.logStartOffset) }()
       case 6: try { try decoder.decodeSingularMessageField(value: &self._diverging) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._leaderEndpoint) }()
+      case 8: try { try decoder.decodeSingularMessageField(value: &self._snapshot) }()
       case 15: try { try decoder.decodeSingularBytesField(value: &self.recordBatches) }()
       default: break
       }
@@ -645,6 +1040,12 @@ nonisolated extension WireFetchLogResponse: SwiftProtobuf.Message, SwiftProtobuf
     try { if let v = self._diverging {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
     } }()
+    try { if let v = self._leaderEndpoint {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
+    try { if let v = self._snapshot {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+    } }()
     if !self.recordBatches.isEmpty {
       try visitor.visitSingularBytesField(value: self.recordBatches, fieldNumber: 15)
     }
@@ -658,6 +1059,8 @@ nonisolated extension WireFetchLogResponse: SwiftProtobuf.Message, SwiftProtobuf
     if lhs.highWatermark != rhs.highWatermark {return false}
     if lhs.logStartOffset != rhs.logStartOffset {return false}
     if lhs._diverging != rhs._diverging {return false}
+    if lhs._leaderEndpoint != rhs._leaderEndpoint {return false}
+    if lhs._snapshot != rhs._snapshot {return false}
     if lhs.recordBatches != rhs.recordBatches {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
@@ -698,6 +1101,227 @@ nonisolated extension WireDivergingEpoch: SwiftProtobuf.Message, SwiftProtobuf._
   package static func ==(lhs: WireDivergingEpoch, rhs: WireDivergingEpoch) -> Bool {
     if lhs.epoch != rhs.epoch {return false}
     if lhs.endOffset != rhs.endOffset {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireFetchSnapshotRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".FetchSnapshotRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}replica_id\0\u{3}replica_directory_id\0\u{3}current_leader_epoch\0\u{1}snapshot\0\u{1}position\0\u{3}max_bytes\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.clusterID) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.replicaID) }()
+      case 3: try { try decoder.decodeSingularBytesField(value: &self.replicaDirectoryID) }()
+      case 4: try { try decoder.decodeSingularInt32Field(value: &self.currentLeaderEpoch) }()
+      case 5: try { try decoder.decodeSingularMessageField(value: &self._snapshot) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self.position) }()
+      case 7: try { try decoder.decodeSingularInt32Field(value: &self.maxBytes) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.clusterID.isEmpty {
+      try visitor.visitSingularStringField(value: self.clusterID, fieldNumber: 1)
+    }
+    if self.replicaID != 0 {
+      try visitor.visitSingularInt32Field(value: self.replicaID, fieldNumber: 2)
+    }
+    if !self.replicaDirectoryID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.replicaDirectoryID, fieldNumber: 3)
+    }
+    if self.currentLeaderEpoch != 0 {
+      try visitor.visitSingularInt32Field(value: self.currentLeaderEpoch, fieldNumber: 4)
+    }
+    try { if let v = self._snapshot {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
+    } }()
+    if self.position != 0 {
+      try visitor.visitSingularInt64Field(value: self.position, fieldNumber: 6)
+    }
+    if self.maxBytes != 0 {
+      try visitor.visitSingularInt32Field(value: self.maxBytes, fieldNumber: 7)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireFetchSnapshotRequest, rhs: WireFetchSnapshotRequest) -> Bool {
+    if lhs.clusterID != rhs.clusterID {return false}
+    if lhs.replicaID != rhs.replicaID {return false}
+    if lhs.replicaDirectoryID != rhs.replicaDirectoryID {return false}
+    if lhs.currentLeaderEpoch != rhs.currentLeaderEpoch {return false}
+    if lhs._snapshot != rhs._snapshot {return false}
+    if lhs.position != rhs.position {return false}
+    if lhs.maxBytes != rhs.maxBytes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireFetchSnapshotResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".FetchSnapshotResponse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}status\0\u{3}leader_id\0\u{3}leader_epoch\0\u{3}leader_endpoint\0\u{1}size\0\u{1}position\0\u{2}\u{9}data\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularEnumField(value: &self.status) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.leaderID) }()
+      case 3: try { try decoder.decodeSingularInt32Field(value: &self.leaderEpoch) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._leaderEndpoint) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.size) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self.position) }()
+      case 15: try { try decoder.decodeSingularBytesField(value: &self.data) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.status != .ok {
+      try visitor.visitSingularEnumField(value: self.status, fieldNumber: 1)
+    }
+    if self.leaderID != 0 {
+      try visitor.visitSingularInt32Field(value: self.leaderID, fieldNumber: 2)
+    }
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt32Field(value: self.leaderEpoch, fieldNumber: 3)
+    }
+    try { if let v = self._leaderEndpoint {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
+    if self.size != 0 {
+      try visitor.visitSingularInt64Field(value: self.size, fieldNumber: 5)
+    }
+    if self.position != 0 {
+      try visitor.visitSingularInt64Field(value: self.position, fieldNumber: 6)
+    }
+    if !self.data.isEmpty {
+      try visitor.visitSingularBytesField(value: self.data, fieldNumber: 15)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireFetchSnapshotResponse, rhs: WireFetchSnapshotResponse) -> Bool {
+    if lhs.status != rhs.status {return false}
+    if lhs.leaderID != rhs.leaderID {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
+    if lhs._leaderEndpoint != rhs._leaderEndpoint {return false}
+    if lhs.size != rhs.size {return false}
+    if lhs.position != rhs.position {return false}
+    if lhs.data != rhs.data {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireFetchSnapshotResponse.Status: SwiftProtobuf._ProtoNameProviding {
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0OK\0\u{1}NOT_LEADER\0\u{1}FENCED_EPOCH\0\u{1}UNKNOWN_EPOCH\0\u{1}SNAPSHOT_NOT_FOUND\0\u{1}POSITION_OUT_OF_RANGE\0\u{1}UNAVAILABLE\0")
+}
+
+nonisolated extension WireUpdateVoterRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".UpdateVoterRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}current_leader_epoch\0\u{3}voter_id\0\u{3}voter_directory_id\0\u{1}endpoint\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.clusterID) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.currentLeaderEpoch) }()
+      case 3: try { try decoder.decodeSingularInt32Field(value: &self.voterID) }()
+      case 4: try { try decoder.decodeSingularBytesField(value: &self.voterDirectoryID) }()
+      case 5: try { try decoder.decodeSingularMessageField(value: &self._endpoint) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.clusterID.isEmpty {
+      try visitor.visitSingularStringField(value: self.clusterID, fieldNumber: 1)
+    }
+    if self.currentLeaderEpoch != 0 {
+      try visitor.visitSingularInt32Field(value: self.currentLeaderEpoch, fieldNumber: 2)
+    }
+    if self.voterID != 0 {
+      try visitor.visitSingularInt32Field(value: self.voterID, fieldNumber: 3)
+    }
+    if !self.voterDirectoryID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.voterDirectoryID, fieldNumber: 4)
+    }
+    try { if let v = self._endpoint {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireUpdateVoterRequest, rhs: WireUpdateVoterRequest) -> Bool {
+    if lhs.clusterID != rhs.clusterID {return false}
+    if lhs.currentLeaderEpoch != rhs.currentLeaderEpoch {return false}
+    if lhs.voterID != rhs.voterID {return false}
+    if lhs.voterDirectoryID != rhs.voterDirectoryID {return false}
+    if lhs._endpoint != rhs._endpoint {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireUpdateVoterResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".UpdateVoterResponse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}leader_id\0\u{3}leader_epoch\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.leaderID) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.leaderEpoch) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.leaderID != 0 {
+      try visitor.visitSingularInt32Field(value: self.leaderID, fieldNumber: 1)
+    }
+    if self.leaderEpoch != 0 {
+      try visitor.visitSingularInt32Field(value: self.leaderEpoch, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireUpdateVoterResponse, rhs: WireUpdateVoterResponse) -> Bool {
+    if lhs.leaderID != rhs.leaderID {return false}
+    if lhs.leaderEpoch != rhs.leaderEpoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -71,7 +71,9 @@ extension RPCError.Status {
             case .unknownServerError, .kafkaStorageError: .internalError
             case .offsetOutOfRange: .outOfRange
             case .corruptMessage: .dataLoss
-            case .unknownTopicOrPartition, .unknownTopicID, .brokerIDNotRegistered: .notFound
+            case .unknownTopicOrPartition, .unknownTopicID, .brokerIDNotRegistered,
+                .resourceNotFound, .voterNotFound:
+                .notFound
             case .leaderNotAvailable, .replicaNotAvailable, .networkException,
                 .offsetNotAvailable, .unknownLeaderEpoch, .notEnoughReplicas,
                 .notEnoughReplicasAfterAppend, .newLeaderElected:
@@ -84,12 +86,13 @@ extension RPCError.Status {
                 .unsupportedCompressionType, .invalidRecord:
                 .invalidArgument
             case .unsupportedVersion: .unimplemented
-            case .topicAlreadyExists, .duplicateBrokerRegistration: .alreadyExists
+            case .topicAlreadyExists, .duplicateBrokerRegistration, .duplicateVoter: .alreadyExists
             case .policyViolation: .permissionDenied
             case .notLeaderOrFollower, .notController, .fencedLeaderEpoch, .staleBrokerEpoch,
                 .outOfOrderSequenceNumber, .duplicateSequenceNumber, .invalidProducerEpoch,
                 .unknownProducerID, .inconsistentVoterSet, .invalidUpdateVersion,
-                .inconsistentTopicID, .inconsistentClusterID, .ineligibleReplica:
+                .inconsistentTopicID, .inconsistentClusterID, .ineligibleReplica,
+                .featureUpdateFailed, .invalidVoterKey:
                 .failedPrecondition
             }
     }
