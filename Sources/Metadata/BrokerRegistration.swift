@@ -15,11 +15,14 @@ package struct BrokerRegistration: Equatable, Sendable {
     /// Registered, but not serving: leads nothing, in no ISR.
     package var fenced: Bool
     package var inControlledShutdown: Bool
+    /// The levels of `metadata.version` that its release supports; `nil` where it was written by a
+    /// release, or at a level, that does not say.
+    package var featureLevels: ClosedRange<Int32>?
 
     package init(
         id: NodeID, incarnation: UniqueID, epoch: BrokerEpoch, host: String, port: Int,
         rack: String? = nil, directories: [DirectoryID] = [], fenced: Bool = true,
-        inControlledShutdown: Bool = false
+        inControlledShutdown: Bool = false, featureLevels: ClosedRange<Int32>? = nil
     ) {
         self.id = id
         self.incarnation = incarnation
@@ -30,6 +33,7 @@ package struct BrokerRegistration: Equatable, Sendable {
         self.directories = directories
         self.fenced = fenced
         self.inControlledShutdown = inControlledShutdown
+        self.featureLevels = featureLevels
     }
 
     /// Whether it may lead, join an ISR, and be given new replicas.

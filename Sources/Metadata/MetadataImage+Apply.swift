@@ -15,6 +15,13 @@ extension MetadataImage {
         _ record: MetadataRecord, at offset: Offset, delta: inout MetadataDelta
     ) throws(MetadataError) {
         try advance(past: offset)
+        try change(record, delta: &delta)
+    }
+
+    /// Applies a record wherever the log ends.
+    mutating func change(
+        _ record: MetadataRecord, delta: inout MetadataDelta
+    ) throws(MetadataError) {
         switch record {
         case .featureLevel(let name, let level):
             features[name] = level

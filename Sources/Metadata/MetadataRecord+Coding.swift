@@ -132,6 +132,10 @@ extension BrokerRegistration {
         wire.logDirectoryIds = directories.map { Data($0.bytes) }
         wire.fenced = fenced
         wire.inControlledShutdown = inControlledShutdown
+        if let featureLevels {
+            wire.minFeatureLevel = featureLevels.lowerBound
+            wire.maxFeatureLevel = featureLevels.upperBound
+        }
         return wire
     }
 
@@ -142,13 +146,19 @@ extension BrokerRegistration {
             directories.append(
                 try MetadataRecord.id(data, in: record, field: "log_directory_ids"))
         }
+        guard wire.minFeatureLevel <= wire.maxFeatureLevel else {
+            throw .invalidField(record: record, field: "min_feature_level")
+        }
         self.init(
             id: NodeID(wire.brokerID),
             incarnation: try MetadataRecord.id(
                 wire.incarnationID, in: record, field: "incarnation_id"),
             epoch: BrokerEpoch(wire.brokerEpoch), host: wire.host, port: Int(wire.port),
             rack: wire.rack.isEmpty ? nil : wire.rack, directories: directories,
-            fenced: wire.fenced, inControlledShutdown: wire.inControlledShutdown)
+            fenced: wire.fenced, inControlledShutdown: wire.inControlledShutdown,
+            // No release supports level 0 only: it is what an absent field reads as.
+            featureLevels: wire.maxFeatureLevel == 0
+                ? nil : wire.minFeatureLevel...wire.maxFeatureLevel)
     }
 }
 

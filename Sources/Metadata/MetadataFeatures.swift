@@ -1,0 +1,23 @@
+internal import Essentials
+
+/// The features whose levels a cluster agrees on, and what this release knows of each (KIP-584).
+package enum MetadataFeatures {
+    /// The feature that versions the metadata records themselves.
+    package static let metadataVersion = "metadata.version"
+
+    /// The levels of `metadata.version` that this release reads and writes.
+    ///
+    /// - 1: the first.
+    /// - 2: blocks of producer ids, and the levels that a broker supports in its registration.
+    package static let supported: ClosedRange<Int32> = 1...2
+
+    /// From this level on registrations say which levels their broker supports.
+    static let registrationLevels: Int32 = 2
+    /// From this level on producer ids are given out.
+    static let producerIDs: Int32 = 2
+
+    /// The levels of `name` that this release supports; `nil` for a feature that it doesn't know.
+    package static func supportedLevels(of name: String) -> ClosedRange<Int32>? {
+        name == metadataVersion ? supported : nil
+    }
+}
