@@ -118,9 +118,9 @@ final class BrokerLifecycle: Sendable {
     /// Heartbeats until cancelled.
     func heartbeats() async {
         while !Task.isCancelled, !hasFailed {
-            await heartbeat()
+            let isHeard = await heartbeat() != nil
             let pause =
-                isFenced
+                isFenced || !isHeard
                 ? min(configuration.brokerHeartbeatInterval, .milliseconds(50))
                 : configuration.brokerHeartbeatInterval
             try? await Task.sleep(for: pause)

@@ -26,6 +26,8 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
 
     /// Called when a record can't be understood: going on would mean a wrong image.
     var onFailure: ((any Error) -> Void)?
+    /// Called when another leader of the quorum is known, or none.
+    var onLeaderChange: (() -> Void)?
 
     init(logger: Logger) {
         self.logger = logger
@@ -89,7 +91,7 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
         if image.nextOffset >= highWatermark() { publish() }
     }
 
-    func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) {}
+    func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) { onLeaderChange?() }
     func startedLeading(epoch: LeaderEpoch) {}
     func stoppedLeading(epoch: LeaderEpoch) {}
 

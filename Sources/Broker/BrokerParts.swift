@@ -64,6 +64,7 @@ final class BrokerParts: @unchecked Sendable {
         }
         lifecycle.onFailure = onFailure
         metadata.onFailure = fail
+        metadata.onLeaderChange = { [weak controller] in controller?.leaderChanged() }
         quorum.onFailure = fail
         replicas.disks.onFailure { path, error in
             logger.critical(

@@ -60,6 +60,8 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
 
     /// Called when this node has become the active controller.
     var onActive: (() -> Void)?
+    /// Called when another leader of the quorum is known, or none.
+    var onLeaderChange: (() -> Void)?
     /// Called when a committed record can't be applied: to go on would mean a wrong image.
     var onFailure: ((any Error) -> Void)?
 
@@ -265,9 +267,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         for pending in due { pending.complete(nil) }
     }
 
-    func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) {
-        // Who leads is asked for when it is needed; the quorum logs it.
-    }
+    func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) { onLeaderChange?() }
 
     func startedLeading(epoch: LeaderEpoch) {
         eventLoop.preconditionInEventLoop()

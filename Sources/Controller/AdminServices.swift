@@ -64,7 +64,7 @@ final class AdminServices: @unchecked Sendable {
     private func createTopic(_ call: ServerCall) throws(RPCError) {
         let wire = try call.decode(WireCreateTopicRequest.self)
         let topic = NewTopic(
-            name: wire.name, partitions: Int(wire.partitions),
+            name: wire.name, id: try topicID(wire.topicID), partitions: Int(wire.partitions),
             replicationFactor: Int(wire.replicationFactor), configs: wire.configs,
             assignments: wire.assignments.map { $0.replicas.map { NodeID($0) } })
         controller.submit { state, _ throws(ControllerError) in
@@ -82,10 +82,19 @@ final class AdminServices: @unchecked Sendable {
         }
     }
 
+    private func topicID(_ text: String) throws(RPCError) -> TopicID? {
+        if text.isEmpty { return nil }
+        guard let id = TopicID(text), id != .zero else {
+            throw RPCError(.invalidRequest, "topic_id '\(text)' is not a topic id")
+        }
+        return id
+    }
+
     private func deleteTopic(_ call: ServerCall) throws(RPCError) {
         let wire = try call.decode(WireDeleteTopicRequest.self)
+        let id = try topicID(wire.topicID)
         controller.submit { state, _ throws(ControllerError) in
-            try state.deleteTopic(named: wire.name)
+            try state.deleteTopic(named: wire.name, id: id)
         } completion: { result in
             call.end(result) { id in
                 var answer = WireDeleteTopicResponse()

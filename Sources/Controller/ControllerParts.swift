@@ -69,6 +69,9 @@ final class ControllerParts: @unchecked Sendable {
             clusterID: properties.clusterID, voters: voters, local: local,
             controller: controller, forwarder: forwarder,
             describeQuorum: { [quorum] in quorum.describe() })
+        controller.onLeaderChange = { [weak forwarder] in
+            forwarder?.leaderChanged(isHere: link.quorum?.leader == local)
+        }
         controller.onActive = { [watch] in
             eventLoop.scheduleTask(in: Self.silenceBeforeProbe) { watch.probeSilentBrokers() }
         }

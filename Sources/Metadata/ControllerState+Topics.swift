@@ -3,6 +3,8 @@ internal import HashTreeCollections
 
 package struct NewTopic: Equatable, Sendable {
     package var name: String
+    /// Chosen by the caller, who may then repeat the command; `nil` lets the controller choose.
+    package var id: TopicID?
     /// 0 takes the cluster's default.
     package var partitions: Int
     /// 0 takes the cluster's default.
@@ -12,10 +14,11 @@ package struct NewTopic: Equatable, Sendable {
     package var assignments: [[NodeID]]
 
     package init(
-        name: String, partitions: Int = 0, replicationFactor: Int = 0,
+        name: String, id: TopicID? = nil, partitions: Int = 0, replicationFactor: Int = 0,
         configs: [String: String] = [:], assignments: [[NodeID]] = []
     ) {
         self.name = name
+        self.id = id
         self.partitions = partitions
         self.replicationFactor = replicationFactor
         self.configs = configs
@@ -36,6 +39,18 @@ extension ControllerState {
         _ topic: NewTopic
     ) throws(ControllerError) -> ControllerResult<CreatedTopic> {
         try checkName(topic.name)
+        if let id = topic.id, let known = image.topics[id] {
+            guard known.name == topic.name else {
+                throw ControllerError(
+                    .invalidRequest, "topic id \(id) belongs to '\(known.name)'; choose another")
+            }
+            // The answer to the first such command was lost on its way.
+            let draft = MetadataDraft(image: image, options: options)
+            return draft.result(
+                CreatedTopic(
+                    id: id, name: known.name, partitions: known.partitions.count,
+                    replicationFactor: known.partitions.first?.replicas.count ?? 0))
+        }
         if image.topicIDs[topic.name] != nil {
             throw ControllerError(
                 .topicAlreadyExists,
@@ -45,7 +60,7 @@ extension ControllerState {
         let assignments =
             topic.assignments.isEmpty ? try place(topic) : try checkAssignments(of: topic)
 
-        var id = TopicID.random(using: &generator)
+        var id = topic.id ?? TopicID.random(using: &generator)
         while image.topics[id] != nil { id = TopicID.random(using: &generator) }
         var draft = MetadataDraft(image: image, options: options)
         draft.append(.topic(id: id, name: topic.name))
@@ -75,9 +90,18 @@ extension ControllerState {
     /// Deletes a topic and its configs.
     ///
     /// A later topic of that name is another one.
+    ///
+    /// - Parameter expected: The id that the topic must have; if no topic has it, it was deleted before.
     package func deleteTopic(
-        named name: String
+        named name: String, id expected: TopicID? = nil
     ) throws(ControllerError) -> ControllerResult<TopicID> {
+        if let expected, image.topics[expected]?.name != name {
+            guard image.topics[expected] == nil else {
+                throw ControllerError(
+                    .inconsistentTopicID, "topic id \(expected) is not that of '\(name)'")
+            }
+            return MetadataDraft(image: image, options: options).result(expected)
+        }
         guard let id = image.topicIDs[name] else {
             throw ControllerError(
                 .unknownTopicOrPartition,

@@ -16,8 +16,8 @@ public final class Admin: Sendable {
 
     /// Creates a topic and answers once the change is committed; brokers learn of it moments later.
     ///
-    /// When an answer was lost on the way, whether the topic was created is unknown, and
-    /// `isOutcomeUnknown` of the error says so; creating it again then gives `TOPIC_ALREADY_EXISTS`.
+    /// A call whose answer is lost on the way is made again: the topic's id, chosen here, keeps that
+    /// from creating another one.
     public func createTopic(
         _ topic: NewTopic, validateOnly: Bool = false, timeout: Duration? = nil
     ) async throws(MillraceError) -> CreatedTopic {
@@ -27,19 +27,24 @@ public final class Admin: Sendable {
         request.replicationFactor = topic.replicationFactor ?? 0
         request.configs = topic.configs
         request.validateOnly = validateOnly
+        request.topicID = UniqueID.random().description
         let answer: WireCreateTopicResponse = try await core.callAny(
-            Self.service + "CreateTopic", request, timeout: timeout, isRepeatable: validateOnly)
+            Self.service + "CreateTopic", request, timeout: timeout)
         return CreatedTopic(
             name: answer.name, id: answer.topicID, partitions: answer.partitions,
             replicationFactor: answer.replicationFactor)
     }
 
-    /// Deletes a topic with all its records.
+    /// Deletes a topic with all its records: the one that has this name now.
+    ///
+    /// - Throws: `UNKNOWN_TOPIC_OR_PARTITION`.
     public func deleteTopic(_ name: String) async throws(MillraceError) {
         var request = WireDeleteTopicRequest()
         request.name = name
+        // By its id, so that repeating the call can't delete a later topic of that name.
+        request.topicID = try await describeTopic(name).id
         let _: WireDeleteTopicResponse = try await core.callAny(
-            Self.service + "DeleteTopic", request, isRepeatable: false)
+            Self.service + "DeleteTopic", request)
     }
 
     /// Every topic, by name.

@@ -86,6 +86,10 @@ package nonisolated struct WireCreateTopicRequest: Sendable {
   /// Brokers of each partition, leader first; instead of `partitions` and `replication_factor`.
   package var assignments: [WireReplicaAssignment] = []
 
+  /// An id that the caller chose at random, so that it may repeat the call when an answer was lost: a
+  /// topic that has this name and this id already is answered as if it were created now.
+  package var topicID: String = String()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -127,6 +131,10 @@ package nonisolated struct WireDeleteTopicRequest: Sendable {
   // methods supported on all messages.
 
   package var name: String = String()
+
+  /// If given, only the topic with this id is deleted; that it is gone already is no error, so that the
+  /// call may be repeated.
+  package var topicID: String = String()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -552,7 +560,7 @@ nonisolated extension WireConfigResourceType: SwiftProtobuf._ProtoNameProviding 
 
 nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CreateTopicRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}partitions\0\u{3}replication_factor\0\u{1}configs\0\u{3}validate_only\0\u{1}assignments\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}partitions\0\u{3}replication_factor\0\u{1}configs\0\u{3}validate_only\0\u{1}assignments\0\u{3}topic_id\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -566,6 +574,7 @@ nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtob
       case 4: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.configs) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.validateOnly) }()
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.assignments) }()
+      case 7: try { try decoder.decodeSingularStringField(value: &self.topicID) }()
       default: break
       }
     }
@@ -590,6 +599,9 @@ nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtob
     if !self.assignments.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.assignments, fieldNumber: 6)
     }
+    if !self.topicID.isEmpty {
+      try visitor.visitSingularStringField(value: self.topicID, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -600,6 +612,7 @@ nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtob
     if lhs.configs != rhs.configs {return false}
     if lhs.validateOnly != rhs.validateOnly {return false}
     if lhs.assignments != rhs.assignments {return false}
+    if lhs.topicID != rhs.topicID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -682,7 +695,7 @@ nonisolated extension WireCreateTopicResponse: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension WireDeleteTopicRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".DeleteTopicRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{3}topic_id\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -691,6 +704,7 @@ nonisolated extension WireDeleteTopicRequest: SwiftProtobuf.Message, SwiftProtob
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.topicID) }()
       default: break
       }
     }
@@ -700,11 +714,15 @@ nonisolated extension WireDeleteTopicRequest: SwiftProtobuf.Message, SwiftProtob
     if !self.name.isEmpty {
       try visitor.visitSingularStringField(value: self.name, fieldNumber: 1)
     }
+    if !self.topicID.isEmpty {
+      try visitor.visitSingularStringField(value: self.topicID, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireDeleteTopicRequest, rhs: WireDeleteTopicRequest) -> Bool {
     if lhs.name != rhs.name {return false}
+    if lhs.topicID != rhs.topicID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

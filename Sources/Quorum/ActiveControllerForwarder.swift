@@ -93,6 +93,19 @@ package final class ActiveControllerForwarder: @unchecked Sendable {
         }
     }
 
+    /// Ends what still waits for an answer of a leader that has been replaced: it may be asleep, and
+    /// its successor would answer at once.
+    ///
+    /// - Parameter isHere: whether this node leads now.
+    package func leaderChanged(isHere: Bool = false) {
+        eventLoop.preconditionInEventLoop()
+        guard let client else { return }
+        // A leader that steps down answers what it can; another one is needed to give up on it.
+        guard isHere || leader().map({ $0 != client.address }) ?? false else { return }
+        self.client = nil
+        client.client.close()
+    }
+
     /// Closes the connection; calls under way fail.
     package func stop() {
         eventLoop.preconditionInEventLoop()

@@ -126,7 +126,7 @@ extension ClusterTests {
             #expect(message.contains("port \(port) is taken"))
         }
 
-        @Test(.enabled(if: canMount))
+        @Test(.enabled(if: Cluster.canMount))
         func aFullOrReadOnlyDataDirectoryIsNamed() async throws {
             let directory = try Cluster.temporaryDirectory()
             let outputs = try Cluster.temporaryDirectory()
@@ -191,15 +191,5 @@ extension ClusterTests {
                     "\(result.errors)")
             }
         }
-
-        private static let canMount: Bool = {
-            let process = Process()
-            process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-            process.arguments = ["unshare", "--map-root-user", "--mount", "true"]
-            process.standardError = FileHandle.nullDevice
-            guard (try? process.run()) != nil else { return false }
-            process.waitUntilExit()
-            return process.terminationStatus == 0
-        }()
     }
 }

@@ -13,6 +13,45 @@ import Testing
         #expect(cluster.image.minInSyncReplicas(topic: "t", replicas: 3) == 2)
     }
 
+    @Test func aRepeatedCommandWithItsOwnIdIsAnsweredLikeTheFirst() throws {
+        var cluster = try TestCluster(brokers: 3)
+        let topic = NewTopic(name: "t", id: TopicID(high: 1, low: 2), partitions: 2)
+        let first = cluster.commit(try cluster.state.createTopic(topic))
+        let second = cluster.commit(try cluster.state.createTopic(topic))
+        #expect(first == second && first.id == TopicID(high: 1, low: 2))
+        let image = cluster.image
+        #expect(
+            refusal {
+                _ = try cluster.state.createTopic(
+                    NewTopic(name: "u", id: TopicID(high: 1, low: 2)))
+            } == .invalidRequest)
+        #expect(
+            refusal {
+                _ = try cluster.state.createTopic(
+                    NewTopic(name: "t", id: TopicID(high: 3, low: 4)))
+            } == .topicAlreadyExists)
+        #expect(cluster.image == image)
+    }
+
+    @Test func deletingByIdNeverDeletesALaterTopicOfThatName() throws {
+        var cluster = try TestCluster(brokers: 1)
+        func delete(_ id: TopicID) throws -> TopicID {
+            cluster.commit(try cluster.state.deleteTopic(named: "t", id: id))
+        }
+        try cluster.create("t")
+        let old = try #require(cluster.image.topic(named: "t")?.id)
+        #expect(try delete(old) == old)
+        // Gone already: as if deleted now.
+        #expect(try delete(old) == old)
+        try cluster.create("t")
+        let new = try #require(cluster.image.topic(named: "t")?.id)
+        #expect(try delete(old) == old)
+        #expect(cluster.image.topic(named: "t")?.id == new)
+        try cluster.create("u")
+        let other = try #require(cluster.image.topic(named: "u")?.id)
+        #expect(refusal { _ = try delete(other) } == .inconsistentTopicID)
+    }
+
     @Test func fewerBrokersGiveFewerReplicas() throws {
         var cluster = try TestCluster(brokers: 2)
         try cluster.create("t")

@@ -115,11 +115,64 @@ final class Cluster {
         try await eventually("node \(id) is gone") { !isAlive(pid) }
     }
 
-    /// Starts a node that was killed, with the configuration it had.
+    /// Stops a node in order, and waits until it is gone.
+    func terminate(_ id: Int) async throws {
+        if let process = restarted.removeValue(forKey: id) {
+            process.send(SIGTERM)
+            let result = try await process.wait(within: .seconds(30))
+            #expect(result.exitCode == 0, "node \(id): \(result.errors)")
+        } else {
+            let pid = try #require(try node(id).pid)
+            Foundation.kill(pid, SIGTERM)
+            try await eventually("node \(id) is gone") { !isAlive(pid) }
+        }
+    }
+
+    /// Starts a node that has ended, with the configuration it had.
     func restart(_ id: Int) throws {
         let node = try node(id)
+        restarted[id] = try RunningProcess(Self.binary, Self.arguments(of: node), in: directory)
+    }
+
+    /// Starts a node that has ended, on a copy of its data in a file system of its own, of `megabytes`.
+    ///
+    /// What happens there is seen by that process alone; `path(_:seenBy:)` leads to it.
+    func restartOnSmallDisk(_ id: Int, megabytes: Int) throws {
+        let node = try node(id)
+        // The kernel drops the file system with the last process in it.
+        let script = """
+            set -e
+            data=$1; shift
+            mkdir -p "$data.copy"
+            cp -a "$data/." "$data.copy"
+            mount -t tmpfs -o size=\(megabytes)m tmpfs "$data"
+            cp -a "$data.copy/." "$data"
+            exec "$0" "$@"
+            """
         restarted[id] = try RunningProcess(
-            Self.binary, [node.role, "--config", node.config, "--parent-pipe", "0"], in: directory)
+            "/usr/bin/env",
+            [
+                "unshare", "--map-root-user", "--mount", "sh", "-c", script, Self.binary,
+                node.dataDir,
+            ] + Self.arguments(of: node), in: directory)
+    }
+
+    /// A path as a node that was started by a test sees it.
+    func path(_ path: String, seenBy id: Int) throws -> String {
+        let process = try #require(restarted[id])
+        return "/proc/\(process.pid)/root\(path)"
+    }
+
+    private static func arguments(of node: Node) -> [String] {
+        [node.role, "--config", node.config, "--parent-pipe", "0"]
+    }
+
+    func send(_ signal: Int32, to id: Int) throws {
+        if let process = restarted[id] {
+            process.send(signal)
+        } else {
+            Foundation.kill(try #require(try node(id).pid), signal)
+        }
     }
 
     // MARK: Asking
@@ -183,6 +236,17 @@ final class Cluster {
     }
 
     // MARK: Surroundings
+
+    /// Whether a test may give a process a file system of its own.
+    static let canMount: Bool = {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        process.arguments = ["unshare", "--map-root-user", "--mount", "true"]
+        process.standardError = FileHandle.nullDevice
+        guard (try? process.run()) != nil else { return false }
+        process.waitUntilExit()
+        return process.terminationStatus == 0
+    }()
 
     /// The program under test: the one `MILLRACE_TEST_BINARY` names, as `Deploy/test` names the release
     /// build, or else the one that the build puts beside the tests.
