@@ -32,6 +32,9 @@ package struct Endpoint: Hashable, Sendable, CustomStringConvertible {
     /// Whether it means every interface of this machine, so that nobody can connect to it by name.
     package var isWildcard: Bool { host.isEmpty || host == "0.0.0.0" || host == "::" }
 
+    /// Whether others can connect to it: a host and a port.
+    package var isReachable: Bool { !isWildcard && port > 0 }
+
     /// The host to listen on, which every interface has a name for here.
     package var bindHost: String { host.isEmpty ? "0.0.0.0" : host }
 
@@ -60,7 +63,7 @@ extension NodeConfiguration {
         package init?(_ text: String) {
             let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
             guard parts.count == 2, let id = Int32(parts[0]), id >= 0,
-                let endpoint = Endpoint(String(parts[1])), !endpoint.isWildcard, endpoint.port > 0
+                let endpoint = Endpoint(String(parts[1])), endpoint.isReachable
             else { return nil }
             self.init(id: NodeID(id), endpoint: endpoint)
         }

@@ -54,6 +54,20 @@ extension NodeConfiguration {
             },
             show: { $0.map(\.description).joined(separator: ",") },
             "The controllers that form the metadata quorum, the same on every node."),
+        .text(
+            "controller.quorum.bootstrap.servers", \.bootstrapServers,
+            form: "host:port of some controllers, separated by commas", default: "none",
+            parse: { text in
+                if text.isEmpty { return [] }
+                let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+                let servers = parts.compactMap { part in
+                    Endpoint(part.trimmingBlanks).flatMap { $0.isReachable ? $0 : nil }
+                }
+                return servers.count == parts.count ? servers : nil
+            },
+            show: { $0.map(\.description).joined(separator: ",") },
+            "Some controllers, through which a node finds the metadata quorum, whoever its voters "
+                + "are; the same on every node."),
         .milliseconds(
             "controller.quorum.election.timeout.ms", \.quorumElectionTimeout, 50...3_600_000,
             "The longest a candidate waits for votes before it tries again."),
@@ -61,6 +75,14 @@ extension NodeConfiguration {
             "controller.quorum.fetch.timeout.ms", \.quorumFetchTimeout, 50...3_600_000,
             "A voter that has not reached the leader for this long stands for election; a leader "
                 + "that has not heard from a majority for this long steps down."),
+        .integer(
+            "metadata.log.max.record.bytes.between.snapshots", \.metadataSnapshotBytes,
+            65_536...1 << 40, unit: "bytes",
+            "A snapshot of the metadata is written when its log has grown by this since the last."),
+        .milliseconds(
+            "metadata.log.max.snapshot.interval.ms", \.metadataSnapshotInterval, 0...1 << 40,
+            "A snapshot of the metadata is written when the last is this old and its log has grown; "
+                + "0 for never."),
         .milliseconds(
             "broker.session.timeout.ms", \.brokerSessionTimeout, 100...3_600_000,
             "A broker that has been silent for this long is fenced."),

@@ -74,6 +74,13 @@ extension NodeConfiguration {
                     fix: "give every controller an address of its own")
             }
         }
+        var servers: Set<Endpoint> = []
+        for server in bootstrapServers where !servers.insert(server).inserted {
+            throw .contradiction(
+                at: self.origin(of: "controller.quorum.bootstrap.servers"),
+                problem: "controller.quorum.bootstrap.servers lists \(server) twice",
+                fix: "list every controller once")
+        }
         switch role {
         case .controller where !ids.contains(nodeID):
             throw .contradiction(

@@ -20,6 +20,8 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var metadataLogDirectory = "/var/lib/millrace"
     /// `controller.quorum.voters`, in the order given.
     package var voters: [Voter]
+    /// `controller.quorum.bootstrap.servers`: any controllers, through which the others are found.
+    package var bootstrapServers: [Endpoint] = []
     // `broker.rack`
     package var rack: String?
 
@@ -34,6 +36,10 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var quorumElectionTimeout: Duration = .milliseconds(1_000)
     // `controller.quorum.fetch.timeout.ms`
     package var quorumFetchTimeout: Duration = .milliseconds(2_000)
+    // `metadata.log.max.record.bytes.between.snapshots`
+    package var metadataSnapshotBytes = 20_971_520
+    /// `metadata.log.max.snapshot.interval.ms`; zero never takes one only because time has passed.
+    package var metadataSnapshotInterval: Duration = .milliseconds(3_600_000)
 
     /// `replica.lag.time.max.ms`; at least `replicaFetchMaxWait`.
     package var replicaLagTimeMax: Duration = .milliseconds(30_000)

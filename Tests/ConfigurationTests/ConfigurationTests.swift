@@ -69,6 +69,22 @@ private func complaint(
         #expect(configuration.advertisedListener == Endpoint(host: "b", port: 9094))
     }
 
+    @Test func theQuorumIsFoundThroughSomeControllers() throws {
+        let configuration = try load(
+            broker + "controller.quorum.bootstrap.servers=a:9093, [::1]:9094\n")
+        #expect(
+            configuration.bootstrapServers
+                == [Endpoint(host: "a", port: 9093), Endpoint(host: "::1", port: 9094)])
+    }
+
+    @Test func snapshotsAreTakenBySizeAndByTimeUnlessTimeIsTurnedOff() throws {
+        let configuration = try load(broker)
+        #expect(configuration.metadataSnapshotBytes == 20 << 20)
+        #expect(configuration.metadataSnapshotInterval == .seconds(3_600))
+        let untimed = try load(broker + "metadata.log.max.snapshot.interval.ms=0\n")
+        #expect(untimed.metadataSnapshotInterval == .zero)
+    }
+
     @Test func everyKeyCanBeSetFromTheEnvironmentAndPrintsWhatItReads() throws {
         let configuration = try load(broker)
         var environment: [String: String] = [:]
@@ -159,6 +175,18 @@ private func complaint(
                 "controller.quorum.voters=1@localhost",
                 "id@host:port of every controller, separated by commas"
             ),
+            (
+                "controller.quorum.bootstrap.servers=localhost:9093,:9094",
+                "host:port of some controllers, separated by commas"
+            ),
+            (
+                "controller.quorum.bootstrap.servers=1@localhost:9093",
+                "host:port of some controllers, separated by commas"
+            ),
+            (
+                "metadata.log.max.record.bytes.between.snapshots=20m",
+                "a whole number of bytes from 65536 to 1099511627776"
+            ),
             ("log.dirs=", "directories, separated by commas"),
             ("num.partitions=0", "a whole number from 1 to 100000"),
         ])
@@ -195,6 +223,10 @@ private func complaint(
             ("broker.heartbeat.interval.ms=2000", "broker.heartbeat.interval.ms leaves no room"),
             ("message.max.bytes=99999999", "message.max.bytes must not be above socket.request"),
             ("log.segment.bytes=65536", "message.max.bytes must not be above log.segment.bytes"),
+            (
+                "controller.quorum.bootstrap.servers=a:1,a:1",
+                "controller.quorum.bootstrap.servers lists a:1 twice"
+            ),
             ("log.dirs=/a,/a", "log.dirs lists /a twice"),
             ("advertised.listeners=PLAINTEXT://0.0.0.0:1", "advertised.listeners names no host"),
         ])

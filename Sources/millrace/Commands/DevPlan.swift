@@ -108,6 +108,7 @@ struct DevPlan {
     /// Writes the node's settings, after a check that it can start with them.
     private func writeConfiguration(of node: Node) throws {
         let voters = controllers.map { "\($0.id)@\(Self.host):\($0.port)" }
+        let servers = controllers.map { "\(Self.host):\($0.port)" }
         // All nodes share one machine: the brokers together take its cores once.
         let loops = max(1, availableCores() / max(1, brokers.count))
         var lines = [
@@ -116,6 +117,7 @@ struct DevPlan {
             "node.id=\(node.id)",
             "listeners=PLAINTEXT://\(Self.host):\(node.port)",
             "controller.quorum.voters=\(voters.joined(separator: ","))",
+            "controller.quorum.bootstrap.servers=\(servers.joined(separator: ","))",
             "log.dirs=\(node.dataDirectory.replacing("\\", with: "\\\\"))",
         ]
         if let rack = node.rack { lines.append("broker.rack=\(rack)") }
