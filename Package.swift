@@ -135,7 +135,8 @@ let package = Package(
             name: "BrokerTests",
             dependencies: [
                 "Broker", "Records", "Storage", "Essentials", "Metadata", "Replication", "RPC",
-                "Protocol", nioCore, nioPosix, protobuf, logging, hashTrees,
+                "Protocol", "Configuration", "Quorum", nioCore, nioPosix, nioEmbedded, protobuf,
+                logging, hashTrees,
             ], swiftSettings: settings),
         .testTarget(
             name: "MillraceTests",

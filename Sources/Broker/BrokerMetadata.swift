@@ -14,15 +14,17 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
     /// What `MetadataImage` and the changes since the last publication look like to a subscriber.
     typealias Subscriber = (_ image: MetadataImage, _ delta: MetadataDelta) -> Void
 
-    private let logger: Logger
+    let logger: Logger
     private let published = Mutex(MetadataImage())
-    private var image = MetadataImage()
-    private var delta = MetadataDelta()
+    /// All that was applied; runs ahead of what is published in the middle of a burst.
+    var image = MetadataImage()
+    /// What changed since the last publication.
+    var delta = MetadataDelta()
     private var highWatermark: () -> Offset = { .max }
     private var subscriber: Subscriber?
     private var waiters: [(offset: Offset, resume: (Result<Void, any Error>) -> Void)] = []
     /// Why this is no copy any more; nothing is applied or published after it.
-    private var failure: (any Error)?
+    private(set) var failure: (any Error)?
 
     /// Called when a record can't be understood: going on would mean a wrong image.
     var onFailure: ((any Error) -> Void)?
@@ -36,8 +38,8 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
     /// The newest published image.
     var current: MetadataImage { published.withLock { $0 } }
 
-    /// End, exclusive, of what has been applied; for the control loop only.
-    var appliedOffset: Offset { image.nextOffset }
+    /// End, exclusive, of what has been applied and handed on: what this broker acts on.
+    var appliedOffset: Offset { current.nextOffset }
 
     /// Tells where the committed log ends, so that a burst of old records is published as one.
     func setHighWatermarkSource(_ source: @escaping () -> Offset) {
@@ -51,13 +53,14 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
         publish()
     }
 
-    /// Calls `body` on the control loop once everything below `offset` is applied, or can't be.
+    /// Calls `body` on the control loop once everything below `offset` is applied and published, or
+    /// can't be.
     func whenApplied(
         below offset: Offset, _ body: @escaping (Result<Void, any Error>) -> Void
     ) {
         if let failure {
             body(.failure(failure))
-        } else if image.nextOffset >= offset {
+        } else if appliedOffset >= offset {
             body(.success(()))
         } else {
             waiters.append((offset, body))
@@ -77,17 +80,26 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
             }
             next.advance(to: batch.nextOffset, epoch: batch.epoch)
         } catch {
-            logger.critical(
-                "cannot apply the metadata log",
-                metadata: ["offset": "\(batch.baseOffset)", "error": "\(error)"])
-            failure = error
-            onFailure?(error)
-            let failed = waiters
-            waiters = []
-            for waiter in failed { waiter.resume(.failure(error)) }
-            return
+            return fail(error, at: batch.baseOffset)
         }
         image = next
+        publishIfCaughtUp()
+    }
+
+    /// Ends the copy: what is published stays, nothing comes after it, and nobody waits in vain.
+    func fail(_ error: any Error, at offset: Offset) {
+        logger.critical(
+            "cannot apply the metadata log",
+            metadata: ["offset": "\(offset)", "error": "\(error)"])
+        failure = error
+        onFailure?(error)
+        let failed = waiters
+        waiters = []
+        for waiter in failed { waiter.resume(.failure(error)) }
+    }
+
+    /// Publishes at the end of a burst of records.
+    func publishIfCaughtUp() {
         if image.nextOffset >= highWatermark() { publish() }
     }
 

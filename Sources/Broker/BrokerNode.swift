@@ -15,7 +15,6 @@ package final class BrokerNode: Sendable {
     private struct Running {
         var parts: BrokerParts
         var server: RPCServer?
-        var heartbeats: Task<Void, Never>?
     }
 
     /// How long running calls may take to end when the broker stops.
@@ -65,8 +64,7 @@ package final class BrokerNode: Sendable {
         running.withLock { $0?.server = server }
         try await control.submit { try parts.start() }.get()
         try await parts.register(port: server.port)
-        let heartbeats = Task { await parts.lifecycle.heartbeats() }
-        running.withLock { $0?.heartbeats = heartbeats }
+        try await control.submit { parts.lifecycle.startHeartbeats() }.get()
         try await parts.lifecycle.untilUnfenced()
     }
 
@@ -78,15 +76,14 @@ package final class BrokerNode: Sendable {
         }
         if let stopping {
             let lifecycle = stopping.parts.lifecycle
-            if configuration.controlledShutdown, !lifecycle.isFenced, !lifecycle.hasFailed {
+            if configuration.controlledShutdown, !lifecycle.isFenced, !lifecycle.hasEnded {
                 let moved = await lifecycle.controlledShutdown(
                     within: Self.shutdownLimit)
                 if !moved {
                     logger.warning("stopping before every leadership was moved away")
                 }
             }
-            stopping.heartbeats?.cancel()
-            await stopping.heartbeats?.value
+            lifecycle.stop()
             await stopping.server?.stop(grace: Self.grace)
             await stopping.parts.stop()
         }

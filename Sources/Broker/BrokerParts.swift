@@ -53,10 +53,13 @@ final class BrokerParts: @unchecked Sendable {
                     timeout: .seconds(5))
             }, logger: logger)
         lifecycle = BrokerLifecycle(
-            configuration: configuration, controller: controller, logger: logger,
-            appliedOffset: {
-                (try? await control.submit { metadata.appliedOffset }.get()) ?? Offset(0)
-            })
+            configuration: configuration, eventLoop: control, logger: logger,
+            call: { method, request, timeout, completion in
+                controller.call(
+                    "/millrace.internal.v1.Controller/" + method, request, timeout: timeout,
+                    completion: completion)
+            },
+            appliedOffset: { metadata.appliedOffset })
         let fail: @Sendable (any Error) -> Void = { [lifecycle] error in
             // Silent at once: the process may need a while to stop.
             lifecycle.fail()
@@ -108,22 +111,9 @@ final class BrokerParts: @unchecked Sendable {
     ///
     /// - Parameter port: where this broker listens, for a listener with port 0.
     func register(port: Int) async throws {
-        let advertised = configuration.advertisedListener
-        var request = WireRegisterBrokerRequest()
-        request.clusterID = properties.clusterID
-        request.brokerID = configuration.nodeID.rawValue
-        request.incarnationID = Data(UniqueID.random().bytes)
-        request.host = advertised.host
-        request.port = Int32(advertised.port == 0 ? port : advertised.port)
-        request.rack = configuration.rack ?? ""
-        // Of all of them: a directory that the controller misses counts as lost, with all its logs.
-        request.logDirectoryIds = try configuration.logDirectories.map { directory in
-            let properties = try MetaProperties.check(
-                directory, nodeID: configuration.nodeID, clusterID: properties.clusterID)
-            return Data(properties.directoryID.bytes)
-        }
-        request.previousBrokerEpoch = replicas.disks.previousBrokerEpoch.rawValue
-        request.maxFeatureLevel = 1
+        let request = try WireRegisterBrokerRequest(
+            configuration, clusterID: properties.clusterID, port: port,
+            previousEpoch: replicas.disks.previousBrokerEpoch)
         let epoch = try await lifecycle.register(request)
         replicas.registered(epoch: epoch)
         let applied = control.makePromise(of: Void.self)
@@ -146,6 +136,34 @@ final class BrokerParts: @unchecked Sendable {
         peers.close()
         try? await control.submit { [controller] in controller.stop() }.get()
         await quorum.stop()
+    }
+}
+
+extension WireRegisterBrokerRequest {
+    /// What a broker says of itself when its process starts: with an incarnation id of its own.
+    ///
+    /// - Parameter port: where it listens, for an advertised port 0.
+    /// - Throws: `MetaPropertiesError` when a log directory is not this broker's.
+    init(
+        _ configuration: NodeConfiguration, clusterID: String, port: Int,
+        previousEpoch: BrokerEpoch
+    ) throws {
+        let advertised = configuration.advertisedListener
+        self.init()
+        self.clusterID = clusterID
+        brokerID = configuration.nodeID.rawValue
+        incarnationID = Data(UniqueID.random().bytes)
+        host = advertised.host
+        self.port = Int32(clamping: advertised.port == 0 ? port : advertised.port)
+        rack = configuration.rack ?? ""
+        // Of all of them: a directory that the controller misses counts as lost, with all its logs.
+        logDirectoryIds = try configuration.logDirectories.map { directory in
+            let properties = try MetaProperties.check(
+                directory, nodeID: configuration.nodeID, clusterID: clusterID)
+            return Data(properties.directoryID.bytes)
+        }
+        previousBrokerEpoch = previousEpoch.rawValue
+        maxFeatureLevel = 1
     }
 }
 
