@@ -121,6 +121,11 @@ final class ReplicaCluster: Sendable {
         try #require(state.withLock { $0.nodes[id]?.manager })
     }
 
+    /// Where `broker` listens.
+    func port(_ broker: NodeID) throws -> Int {
+        try #require(state.withLock { $0.nodes[broker]?.server.port })
+    }
+
     // MARK: Metadata
 
     /// Applies the records here and at every broker that listens.

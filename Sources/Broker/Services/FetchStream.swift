@@ -81,7 +81,7 @@ final class FetchStream: @unchecked Sendable {
         guard isOpen else { return }
         do throws(RPCError) {
             let outcome = try result.get()
-            cursor = max(cursor, try Self.end(of: outcome.batches) ?? cursor)
+            cursor = max(cursor, try outcome.end ?? cursor)
             sentAny = true
             call.send(FetchService.pieces(of: outcome))
             // The next read comes in a later turn of the loop: one long log must not hold it.
@@ -91,20 +91,25 @@ final class FetchStream: @unchecked Sendable {
             call.fail(error)
         }
     }
+}
 
+extension FetchOutcome {
     /// The offset after the last whole batch; `nil` when there is none.
-    private static func end(of batches: ByteBuffer) throws(RPCError) -> Offset? {
-        var end: Offset?
-        var index = batches.readerIndex
-        while batches.writerIndex - index >= RecordBatchHeader.size {
-            do {
-                let header = try RecordBatchHeader(batches, at: index)
-                end = header.nextOffset
-                index += header.totalSize
-            } catch {
-                throw RPCError(.corruptMessage, "the stored batches can't be read: \(error)")
+    var end: Offset? {
+        get throws(RPCError) {
+            var end: Offset?
+            var index = batches.readerIndex
+            while batches.writerIndex - index >= RecordBatchHeader.size {
+                do {
+                    let header = try RecordBatchHeader(batches, at: index)
+                    end = header.nextOffset
+                    index += header.totalSize
+                } catch {
+                    throw RPCError(
+                        .corruptMessage, "the stored batches can't be read: \(error)")
+                }
             }
+            return end
         }
-        return end
     }
 }

@@ -36,6 +36,7 @@ final class PendingFetch: @unchecked Sendable {
     }
 
     func start() {
+        guard !isDone else { return }
         if maxWait == .zero {
             isExpired = true
         } else {
@@ -61,7 +62,11 @@ final class PendingFetch: @unchecked Sendable {
         do throws(RPCError) {
             let outcome = try replica.fetch(
                 from: offset, maxBytes: maxBytes, currentLeaderEpoch: currentLeaderEpoch)
-            if isExpired || outcome.batches.readableBytes >= min(minBytes, maxBytes) {
+            // What ends before the high watermark is all that fits: waiting brings no more of it.
+            let end = try outcome.end ?? offset
+            if isExpired || outcome.batches.readableBytes >= min(minBytes, maxBytes)
+                || end > offset && end < outcome.highWatermark
+            {
                 finish(.success(outcome))
             } else {
                 wait = replica.whenReadable(beyond: max(offset, outcome.highWatermark)) {
