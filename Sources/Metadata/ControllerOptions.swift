@@ -21,6 +21,9 @@ package struct ControllerOptions: Sendable {
     /// the silence says nothing about the brokers.
     package var longestCheckGap: Duration = .milliseconds(500)
 
+    /// The most bytes of one batch of records; what may not be split must fit.
+    package var maxBatchBytes = 960 << 10
+
     package init(clusterID: String, controllers: Set<NodeID> = []) {
         self.clusterID = clusterID
         self.controllers = controllers

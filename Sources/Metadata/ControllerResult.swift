@@ -1,20 +1,30 @@
 package import Essentials
 
-/// What a command decided: the records to commit as one atomic batch, and the answer to give once
-/// they are committed.
+/// What a command decided: the records to commit, and the answer to give once they are committed.
 ///
 /// Nothing has changed yet.
 package struct ControllerResult<Reply: Sendable>: Sendable {
-    package let records: [MetadataRecord]
+    /// Batches of records, none of them empty; each one is atomic.
+    ///
+    /// Mostly there is one. A decision about very many partitions has several: they are proposed one
+    /// right after the other, with nothing in between, and what is left when the last ones get lost
+    /// is a valid state too.
+    package let batches: [[MetadataRecord]]
     package let reply: Reply
-    /// Leaders that `records` change, for the log.
+    /// Leaders that `batches` change, for the log.
     package let elections: [Election]
-    /// The speculative image with `records` applied.
+    /// The speculative image with `batches` applied.
     let image: MetadataImage
+
+    /// Whether there is nothing to commit.
+    package var isEmpty: Bool { batches.isEmpty }
+
+    /// The records of all batches.
+    package var records: [MetadataRecord] { Array(batches.joined()) }
 
     func map<Other: Sendable>(_ transform: (Reply) -> Other) -> ControllerResult<Other> {
         ControllerResult<Other>(
-            records: records, reply: transform(reply), elections: elections, image: image)
+            batches: batches, reply: transform(reply), elections: elections, image: image)
     }
 }
 

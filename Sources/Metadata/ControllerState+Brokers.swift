@@ -12,13 +12,14 @@ package struct RegistrationRequest: Equatable, Sendable {
     package var directories: [DirectoryID]
     /// The epoch under which it last stopped cleanly; `none` without proof.
     package var previousEpoch: BrokerEpoch
-    /// Highest level of the metadata records that its release understands.
+    /// Levels of the metadata records that its release understands, the highest and the lowest.
     package var maxFeatureLevel: Int32
+    package var minFeatureLevel: Int32
 
     package init(
         clusterID: String, broker: NodeID, incarnation: UniqueID, host: String, port: Int,
         rack: String? = nil, directories: [DirectoryID], previousEpoch: BrokerEpoch = .none,
-        maxFeatureLevel: Int32 = 0
+        maxFeatureLevel: Int32 = 0, minFeatureLevel: Int32 = 0
     ) {
         self.clusterID = clusterID
         self.broker = broker
@@ -29,6 +30,7 @@ package struct RegistrationRequest: Equatable, Sendable {
         self.directories = directories
         self.previousEpoch = previousEpoch
         self.maxFeatureLevel = maxFeatureLevel
+        self.minFeatureLevel = minFeatureLevel
     }
 }
 
@@ -98,12 +100,6 @@ extension ControllerState {
                     + "(at most \(options.sessionTimeout))")
         }
 
-        let registration = BrokerRegistration(
-            id: request.broker, incarnation: request.incarnation,
-            epoch: BrokerEpoch(draft.nextOffset.rawValue), host: request.host, port: request.port,
-            rack: request.rack, directories: request.directories)
-        draft.append(.registerBroker(registration))
-
         // No proof that everything on its disks is as the last incarnation left it.
         let sameDirectories = known.map { Set($0.directories) == Set(request.directories) } ?? false
         let isTrusted = stoppedCleanly && sameDirectories
@@ -111,20 +107,29 @@ extension ControllerState {
         // replica that held all of it stays the candidate: nobody else could be better.
         let mayStayLast =
             known.map { Set(request.directories).isSuperset(of: $0.directories) } ?? false
-        var lastCandidateOf = 0
-        for id in image.partitions(on: request.broker).sorted() {
-            guard let state = draft.image.partition(id) else { continue }
-            let candidates = Set(state.isr + state.eligibleLeaderReplicas)
-            let isLast = mayStayLast && candidates == [request.broker]
-            if isLast, !isTrusted { lastCandidateOf += 1 }
-            draft.settle(id) { update in
-                if !isTrusted, !isLast { update.distrusted = request.broker }
+        let levels = request.minFeatureLevel...request.maxFeatureLevel
+        var reply = RegistrationReply(epoch: .none)
+        draft.retire(
+            request.broker,
+            with: { offset in
+                reply.epoch = BrokerEpoch(offset.rawValue)
+                return .registerBroker(
+                    BrokerRegistration(
+                        id: request.broker, incarnation: request.incarnation, epoch: reply.epoch,
+                        host: request.host, port: request.port, rack: request.rack,
+                        directories: request.directories,
+                        featureLevels: image.featureLevel >= MetadataFeatures.registrationLevels
+                            ? levels : nil))
             }
+        ) { _, update in
+            let isLast = mayStayLast && update.state.isOnlyCandidate(request.broker)
+            if isTrusted { return }
+            if isLast { reply.lastCandidateOf += 1 } else { update.distrusted = request.broker }
         }
-        sessions[request.broker] = Session(
-            epoch: registration.epoch, deadline: now + options.sessionTimeout)
-        return draft.result(
-            RegistrationReply(epoch: registration.epoch, lastCandidateOf: lastCandidateOf))
+        var session = Session(epoch: reply.epoch, deadline: now + options.sessionTimeout)
+        if request.maxFeatureLevel > 0 { session.featureLevels = levels }
+        sessions[request.broker] = session
+        return draft.result(reply)
     }
 
     private func check(_ request: RegistrationRequest) throws(ControllerError) {
@@ -142,16 +147,32 @@ extension ControllerState {
                     + "\(request.broker) understands \(request.maxFeatureLevel) at most; upgrade it"
             )
         }
+        // A cluster without a level is about to get the first.
+        guard request.minFeatureLevel <= max(image.featureLevel, 1) else {
+            throw ControllerError(
+                .unsupportedVersion,
+                "the cluster's metadata is at level \(image.featureLevel), and broker "
+                    + "\(request.broker) understands no level below \(request.minFeatureLevel); "
+                    + "raise the cluster's \(MetadataFeatures.metadataVersion) first")
+        }
         guard request.broker.rawValue >= 0, !options.controllers.contains(request.broker) else {
             throw ControllerError(
                 .invalidRequest,
                 "node.id \(request.broker) can't be a broker's: it is negative, or a controller's")
         }
-        guard !request.host.isEmpty, (1...65535).contains(request.port),
+        guard (1...1000).contains(request.host.utf8.count), (1...65535).contains(request.port),
             request.incarnation != .zero
         else {
             throw ControllerError(
                 .invalidRequest, "a registration needs host, port and incarnation id")
+        }
+        guard (request.rack?.utf8.count ?? 0) <= 1000, request.directories.count <= 1000,
+            (0...request.maxFeatureLevel).contains(request.minFeatureLevel)
+        else {
+            throw ControllerError(
+                .invalidRequest,
+                "a registration has a rack of 1000 bytes and 1000 log directories at most, and "
+                    + "its lowest feature level is not above its highest")
         }
     }
 
@@ -197,10 +218,13 @@ extension ControllerState {
         _ broker: BrokerRegistration, _ draft: inout MetadataDraft
     ) -> Bool {
         if !broker.inControlledShutdown {
-            draft.append(
-                .brokerChange(
-                    BrokerChange(id: broker.id, epoch: broker.epoch, inControlledShutdown: true)))
-            draft.settlePartitions(on: broker.id)
+            draft.retire(
+                broker.id,
+                with: { _ in
+                    .brokerChange(
+                        BrokerChange(
+                            id: broker.id, epoch: broker.epoch, inControlledShutdown: true))
+                })
         }
         // A controller that took over in the middle has to assume that the moves are recent.
         let moved = sessions[broker.id]?.shutdownOffset ?? draft.nextOffset
@@ -221,24 +245,34 @@ extension ControllerState {
         sessions[broker] = session
     }
 
-    /// Forgets a broker that will not come back.
-    ///
-    /// It leaves every ISR and ELR, and stays a replica where it was one.
+    /// Forgets a broker that will not come back, and holds no replicas.
     package mutating func unregisterBroker(
         _ id: NodeID, now: MonotonicTime
     ) throws(ControllerError) -> ControllerResult<Void> {
         guard let broker = image.brokers[id] else {
             throw ControllerError(.brokerIDNotRegistered, "broker \(id) is not registered")
         }
-        guard broker.fenced || !hasValidSession(id, at: now) else {
+        guard broker.fenced else {
             throw ControllerError(
-                .invalidRequest, "broker \(id) is alive; stop it before unregistering it")
+                .invalidRequest,
+                hasValidSession(id, at: now)
+                    ? "broker \(id) is alive at \(broker.host):\(broker.port); stop it before "
+                        + "unregistering it"
+                    : "broker \(id) is silent, but not fenced yet; try again in a moment")
+        }
+        let hosted = image.partitions(on: id)
+        guard hosted.isEmpty else {
+            let first = hosted.smallest(3).map {
+                "\(image.topics[$0.topic]?.name ?? "?")-\($0.partition)"
+            }
+            throw ControllerError(
+                .invalidRequest,
+                "broker \(id) is a replica of \(hosted.count) partitions "
+                    + "(\(first.joined(separator: ", "))\(hosted.count > 3 ? " ..." : "")); move them "
+                    + "to other brokers or delete their topics first")
         }
         var draft = MetadataDraft(image: image, options: options)
         draft.append(.unregisterBroker(id, epoch: broker.epoch))
-        for partition in image.partitions(on: id).sorted() {
-            draft.settle(partition) { $0.distrusted = id }
-        }
         sessions[id] = nil
         return draft.result(())
     }

@@ -63,6 +63,8 @@ extension ControllerState {
                 "broker \(request.broker) is not registered with epoch \(request.epoch)")
         }
         var draft = MetadataDraft(image: image, options: options)
+        // Each change stands for itself.
+        draft.maySplit = true
         var outcomes: [AlterPartitionOutcome] = []
         for change in request.changes {
             let error = refusal(of: change, by: request.broker, in: draft.image)

@@ -81,6 +81,12 @@ extension ControllerState {
                     TopicPartition(topic: id, partition: Int32(number)),
                     PartitionState(replicas: replicas, isr: isr, leader: isr.first)))
         }
+        guard draft.fits else {
+            throw ControllerError(
+                .recordListTooLarge,
+                "\(assignments.count) partitions with their replicas and configs are too many to be "
+                    + "created at once; take fewer partitions, or fewer replicas")
+        }
         return draft.result(
             CreatedTopic(
                 id: id, name: topic.name, partitions: assignments.count,

@@ -17,6 +17,8 @@ package struct ControllerState: Sendable {
         var appliedOffset: Offset = 0
         /// End of the records that moved its leaderships away for a controlled shutdown.
         var shutdownOffset: Offset?
+        /// What its registration said of `metadata.version`, which level 1 can't write down.
+        var featureLevels: ClosedRange<Int32>?
     }
 
     package let options: ControllerOptions
@@ -43,17 +45,18 @@ package struct ControllerState: Sendable {
 
     /// Makes a decision part of the speculation.
     ///
-    /// Its records must be proposed before another command runs.
+    /// Its batches must be proposed, with nothing in between, before another command runs.
     package mutating func adopt<Reply>(_ result: ControllerResult<Reply>) {
         invariant(
-            result.image.nextOffset == image.nextOffset + Int64(result.records.count),
+            result.image.nextOffset == image.nextOffset
+                + Int64(result.batches.reduce(0) { $0 + $1.count }),
             "a decision made at another offset than \(image.nextOffset)")
         image = result.image
     }
 
     /// The reply of a decision, without anything that it would change.
     package func checkOnly<Reply>(_ result: ControllerResult<Reply>) -> ControllerResult<Reply> {
-        ControllerResult(records: [], reply: result.reply, elections: [], image: image)
+        ControllerResult(batches: [], reply: result.reply, elections: [], image: image)
     }
 
     /// Follows the log's end past records that are not the controller's own.
@@ -105,39 +108,35 @@ package struct ControllerState: Sendable {
         return draft.result(broker.id)
     }
 
-    /// Writes down, once in a cluster's life, which level its metadata records start at.
-    package func initializeFeatures() -> ControllerResult<Void> {
+    /// The first command of a new active controller.
+    ///
+    /// It writes down, once in a cluster's life, which level its metadata records start at, and
+    /// finishes what its predecessor may have left undone: the last batches of a decision about very
+    /// many partitions.
+    package func takeOver() -> ControllerResult<Void> {
         var draft = MetadataDraft(image: image, options: options)
-        if image.features[MetadataImage.metadataVersion] == nil {
-            draft.append(.featureLevel(name: MetadataImage.metadataVersion, level: 1))
+        if image.features[MetadataFeatures.metadataVersion] == nil {
+            draft.append(.featureLevel(name: MetadataFeatures.metadataVersion, level: 1))
+        }
+        draft.maySplit = true
+        for id in image.unsettled.sorted() where image.partition(id)?.leader == nil {
+            draft.settle(id)
         }
         return draft.result(())
     }
+
+    package func initializeFeatures() -> ControllerResult<Void> { takeOver() }
 
     /// Lets preferred replicas that are in sync lead again, at most `limit` of them.
     package func electPreferred(limit: Int) -> ControllerResult<Int> {
         var draft = MetadataDraft(image: image, options: options)
         var count = 0
-        for id in image.displaced.sorted() where count < limit {
-            guard let state = image.partition(id), let preferred = state.preferredLeader,
-                state.isr.contains(preferred), image.isActive(preferred)
+        for id in image.displaced.smallest(limit) {
+            guard let preferred = image.partition(id)?.preferredLeader, image.isActive(preferred)
             else { continue }
             draft.settle(id) { $0.prefersFirstReplica = true }
             count += 1
         }
         return draft.result(count)
-    }
-}
-
-extension MetadataDraft {
-    /// Takes the broker out of service: fenced, out of every ISR, its leaderships given to others.
-    mutating func fence(_ broker: BrokerRegistration) {
-        append(.brokerChange(BrokerChange(id: broker.id, epoch: broker.epoch, fenced: true)))
-        settlePartitions(on: broker.id)
-    }
-
-    /// Settles all of a broker's partitions after its standing changed.
-    mutating func settlePartitions(on broker: NodeID) {
-        for id in image.partitions(on: broker).sorted() { settle(id) }
     }
 }

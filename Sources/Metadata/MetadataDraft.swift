@@ -5,10 +5,19 @@ internal import HashTreeCollections
 /// later step sees what an earlier one did.
 struct MetadataDraft {
     private(set) var image: MetadataImage
-    private(set) var records: [MetadataRecord] = []
+    /// All but the last are full.
+    private(set) var batches: [[MetadataRecord]] = [[]]
     private(set) var elections: [Election] = []
+    /// Whether a new batch may start before the next record, if the present one is full.
+    ///
+    /// Only where the state between the two is one that may last: the rest can get lost.
+    var maySplit = false
+    /// Taken for inactive already, whatever the image says.
+    var leaving: NodeID?
 
     private let options: ControllerOptions
+    /// Bytes of the last batch, at most.
+    private var batchBytes = 0
 
     init(image: MetadataImage, options: ControllerOptions) {
         self.image = image
@@ -18,6 +27,9 @@ struct MetadataDraft {
     /// Offset that the next record will get.
     var nextOffset: Offset { image.nextOffset }
 
+    /// Whether the records fit into as many batches as they may be spread over.
+    var fits: Bool { batchBytes <= options.maxBatchBytes }
+
     mutating func append(_ record: MetadataRecord) {
         do {
             try image.apply(record, at: image.nextOffset)
@@ -26,31 +38,90 @@ struct MetadataDraft {
             invariant(
                 false, "the controller made a record that does not apply: \(record): \(error)")
         }
-        records.append(record)
+        let bytes = record.maxEncodedBytes
+        if maySplit, batchBytes > 0, batchBytes + bytes > options.maxBatchBytes {
+            batches.append([])
+            batchBytes = 0
+        }
+        batches[batches.count - 1].append(record)
+        batchBytes += bytes
     }
 
     /// Settles the partition after its replicas' standing changed; see `PartitionUpdate`.
     mutating func settle(_ id: TopicPartition, _ adjust: (inout PartitionUpdate) -> Void = { _ in })
     {
-        guard let topic = image.topics[id.topic], let state = image.partition(id) else { return }
+        // No copy of the topic is held on to: it would cost one of all its partitions.
+        guard let name = image.topics[id.topic]?.name, let state = image.partition(id) else {
+            return
+        }
         var update = PartitionUpdate(
             id: id, state: state,
             minInSyncReplicas: image.minInSyncReplicas(
-                topic: topic.name, replicas: state.replicas.count),
+                topic: name, replicas: state.replicas.count),
             allowsUnclean: image.allowsUncleanElection(
-                topic: topic.name, default: options.uncleanLeaderElection))
+                topic: name, default: options.uncleanLeaderElection))
         adjust(&update)
-        guard let (change, kind) = update.change(isActive: image.isActive) else { return }
+        guard
+            let (change, kind) = update.change(isActive: { $0 != leaving && image.isActive($0) })
+        else { return }
         append(.partitionChange(change))
         if let kind, let new = image.partition(id) {
             elections.append(
                 Election(
-                    topic: topic.name, partition: id.partition, leader: new.leader,
+                    topic: name, partition: id.partition, leader: new.leader,
                     leaderEpoch: new.leaderEpoch, kind: kind))
         }
     }
 
     func result<Reply>(_ reply: Reply) -> ControllerResult<Reply> {
-        ControllerResult(records: records, reply: reply, elections: elections, image: image)
+        ControllerResult(
+            batches: batches.filter { !$0.isEmpty }, reply: reply, elections: elections,
+            image: image)
+    }
+}
+
+extension MetadataDraft {
+    /// Takes the broker out of service: fenced, out of every ISR, its leaderships given to others.
+    mutating func fence(_ broker: BrokerRegistration) {
+        retire(
+            broker.id,
+            with: { _ in
+                .brokerChange(BrokerChange(id: broker.id, epoch: broker.epoch, fenced: true))
+            })
+    }
+
+    /// Takes leaderships and ISR memberships from a broker, and then makes it inactive by `record`.
+    ///
+    /// In this order, because it may take several batches: a broker that is active and leads nothing
+    /// breaks no rule, one that is fenced and leads does.
+    mutating func retire(
+        _ broker: NodeID, with record: (Offset) -> MetadataRecord,
+        _ adjust: (TopicPartition, inout PartitionUpdate) -> Void = { _, _ in }
+    ) {
+        leaving = broker
+        maySplit = true
+        var last: [TopicPartition] = []
+        for id in image.partitions(on: broker).sorted() {
+            // Nobody may be there to succeed it: better lost late than early.
+            if image.partition(id)?.isr == [broker] {
+                last.append(id)
+            } else {
+                settle(id) { adjust(id, &$0) }
+            }
+        }
+        for id in last { settle(id) { adjust(id, &$0) } }
+        append(record(nextOffset))
+        maySplit = false
+        leaving = nil
+        invariant(
+            !image.isActive(broker) && image.leaderCount(of: broker) == 0,
+            "broker \(broker) leads after it was retired")
+    }
+
+    /// Settles all of a broker's partitions after it became active.
+    mutating func settlePartitions(on broker: NodeID) {
+        maySplit = true
+        for id in image.partitions(on: broker).sorted() { settle(id) }
+        maySplit = false
     }
 }

@@ -16,8 +16,18 @@ package enum MetadataFeatures {
     /// From this level on producer ids are given out.
     static let producerIDs: Int32 = 2
 
+    /// Every feature there is.
+    static let names = [metadataVersion]
+
     /// The levels of `name` that this release supports; `nil` for a feature that it doesn't know.
     package static func supportedLevels(of name: String) -> ClosedRange<Int32>? {
         name == metadataVersion ? supported : nil
+    }
+}
+
+extension ClosedRange<Int32> {
+    /// As a person would say it.
+    var text: String {
+        lowerBound == upperBound ? "level \(lowerBound)" : "levels \(lowerBound) to \(upperBound)"
     }
 }

@@ -24,6 +24,10 @@ extension MetadataImage {
     ) throws(MetadataError) {
         switch record {
         case .featureLevel(let name, let level):
+            let supported = MetadataFeatures.supportedLevels(of: name)?.upperBound ?? 0
+            guard level <= supported else {
+                throw .unsupportedFeature(name, level: level, supported: supported)
+            }
             features[name] = level
             delta.changedFeatures.insert(name)
         case .registerBroker(let registration):

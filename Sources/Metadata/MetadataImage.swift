@@ -23,16 +23,16 @@ package struct MetadataImage: Equatable, Sendable {
 
     /// What each broker hosts; a broker without replicas has no entry.
     private(set) var hosted: TreeDictionary<NodeID, HostedPartitions> = [:]
-    /// Partitions whose leader is not the preferred one.
+    /// Partitions that another replica leads although the preferred one is in sync.
     private(set) var displaced: TreeSet<TopicPartition> = []
+
+    /// Partitions without a leader, or with eligible leader replicas.
+    private(set) var unsettled: TreeSet<TopicPartition> = []
 
     package init() {}
 
-    /// The feature that versions the metadata records themselves.
-    package static let metadataVersion = "metadata.version"
-
     /// Finalised level of the metadata records; 0 before one is set.
-    package var featureLevel: Int32 { features[Self.metadataVersion] ?? 0 }
+    package var featureLevel: Int32 { features[MetadataFeatures.metadataVersion] ?? 0 }
 
     package func topic(named name: String) -> TopicImage? {
         topicIDs[name].flatMap { topics[$0] }
@@ -95,10 +95,11 @@ package struct MetadataImage: Equatable, Sendable {
         for broker in old?.replicas ?? [] where hosted[broker]?.partitions.isEmpty == true {
             hosted[broker] = nil
         }
-        if let new, new.leader != new.preferredLeader {
-            displaced.insert(id)
-        } else {
-            displaced.remove(id)
+        if new?.isDisplaced != old?.isDisplaced {
+            if new?.isDisplaced == true { displaced.insert(id) } else { displaced.remove(id) }
+        }
+        if new?.isUnsettled != old?.isUnsettled {
+            if new?.isUnsettled == true { unsettled.insert(id) } else { unsettled.remove(id) }
         }
     }
 }

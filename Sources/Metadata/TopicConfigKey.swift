@@ -59,9 +59,10 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
     package static func validate(_ configs: [String: String]) throws(ControllerError) {
         for (name, value) in configs.sorted(by: { $0.key < $1.key }) {
             guard let key = TopicConfigKey(rawValue: name) else {
+                let nearest = nearest(to: name, among: allCases.map(\.rawValue)) ?? ""
                 throw ControllerError(
                     .invalidConfig,
-                    "there is no topic config '\(name)'; did you mean '\(nearest(to: name))'?")
+                    "there is no topic config '\(name)'; did you mean '\(nearest)'?")
             }
             if let problem = key.problem(with: value) {
                 throw ControllerError(.invalidConfig, problem)
@@ -69,38 +70,10 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
         }
     }
 
-    /// The known name with the fewest letters to change; the first by name among equals.
-    static func nearest(to name: String) -> String {
-        let distances = allCases.map { key in
-            (editDistance(from: name, to: key.rawValue), key.rawValue)
-        }
-        return distances.min { $0 < $1 }?.1 ?? ""
-    }
-
     static func items(of list: String) -> [String] {
         list.split(separator: ",", omittingEmptySubsequences: false).map { item in
             String(item.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed())
         }
-    }
-
-    /// Levenshtein's distance.
-    ///
-    /// Only the first 300 letters count: names come from anyone.
-    private static func editDistance(from source: String, to target: String) -> Int {
-        let source = Array(source.utf8.prefix(300))
-        let target = Array(target.utf8)
-        var row = Array(0...target.count)
-        for (line, letter) in source.enumerated() {
-            var diagonal = row[0]
-            row[0] = line + 1
-            for column in target.indices {
-                let above = row[column + 1]
-                let substitution = diagonal + (letter == target[column] ? 0 : 1)
-                row[column + 1] = min(substitution, above + 1, row[column] + 1)
-                diagonal = above
-            }
-        }
-        return row[target.count]
     }
 }
 

@@ -42,6 +42,21 @@ package struct PartitionState: Equatable, Sendable {
     /// The replica that should lead when it can.
     package var preferredLeader: NodeID? { replicas.first }
 
+    /// Whether another replica leads although the preferred one is in sync.
+    var isDisplaced: Bool {
+        guard let preferredLeader, leader != preferredLeader else { return false }
+        return isr.contains(preferredLeader)
+    }
+
+    /// Whether nobody else may hold all that is committed.
+    func isOnlyCandidate(_ broker: NodeID) -> Bool {
+        isr.count + eligibleLeaderReplicas.count == 1
+            && (isr.first ?? eligibleLeaderReplicas.first) == broker
+    }
+
+    /// Whether it has no leader, or eligible leader replicas.
+    var isUnsettled: Bool { leader == nil || !eligibleLeaderReplicas.isEmpty }
+
     /// The rule this state breaks, if any; all of them hold for every committed state.
     package var brokenRule: String? {
         // The lists are short: comparing beats hashing.

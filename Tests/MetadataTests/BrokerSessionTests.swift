@@ -135,39 +135,4 @@ import Testing
         #expect(refusal { try cluster.register(nowhere) } == .invalidRequest)
         #expect(refusal { try cluster.heartbeat(1) } == .brokerIDNotRegistered)
     }
-
-    @Test func brokerThatDoesNotUnderstandTheMetadataIsRefused() throws {
-        var image = MetadataImage()
-        try image.apply(.featureLevel(name: MetadataImage.metadataVersion, level: 2), at: 0)
-        var cluster = TestCluster()
-        var state = ControllerState(
-            image: image, options: cluster.state.options, now: .zero,
-            generator: SeededGenerator(seed: 1))
-        let request = cluster.request(1)
-        #expect(
-            refusal { _ = try state.registerBroker(request, now: .zero) } == .unsupportedVersion)
-    }
-
-    @Test func featureLevelIsWrittenDownOnce() {
-        var cluster = TestCluster()
-        cluster.commit(cluster.state.initializeFeatures())
-        cluster.commit(cluster.state.initializeFeatures())
-        #expect(cluster.log == [.featureLevel(name: "metadata.version", level: 1)])
-        #expect(cluster.image.featureLevel == 1)
-    }
-
-    @Test func unregisteredBrokerLeavesIsrAndElr() throws {
-        var cluster = try TestCluster(brokers: 3)
-        try cluster.create("t", assignments: [[1, 2, 3]])
-        #expect(
-            refusal { _ = try cluster.state.unregisterBroker(1, now: cluster.now) }
-                == .invalidRequest)
-        cluster.kill(1)
-        cluster.kill(2)
-        #expect(try cluster.partition("t").eligibleLeaderReplicas == [2])
-        cluster.commit(try cluster.state.unregisterBroker(2, now: cluster.now))
-        #expect(cluster.image.brokers[2] == nil)
-        #expect(try cluster.partition("t").eligibleLeaderReplicas == [])
-        #expect(try cluster.partition("t").replicas == [1, 2, 3])
-    }
 }

@@ -15,6 +15,17 @@ import Testing
         #expect(try cluster.replayed() == cluster.image, "seed \(seed)")
     }
 
+    /// Batches of a few records each; some of them never get into the log.
+    @Test(arguments: 1...30)
+    func rulesHoldBetweenTheBatchesOfADecisionAndAfterLosingSome(_ seed: Int) throws {
+        var random = SeededGenerator(seed: UInt64(seed))
+        var cluster = TestCluster(seed: UInt64(seed)) { $0.maxBatchBytes = 640 }
+        cluster.cuts = SeededGenerator(seed: UInt64(seed))
+        for id in 1...5 as ClosedRange<Int32> { try cluster.start(NodeID(id)) }
+        for _ in 0..<300 { try cluster.step(&random) }
+        #expect(try cluster.replayed() == cluster.image, "seed \(seed)")
+    }
+
     @Test func sameSeedGivesTheSameRecords() throws {
         func records() throws -> [MetadataRecord] {
             var random = SeededGenerator(seed: 77)

@@ -9,6 +9,11 @@ struct TestCluster {
     var now = MonotonicTime.zero
     private(set) var log: [MetadataRecord] = []
     private var incarnations: UInt64 = 0
+    /// Loses the last batches of decisions that have several, together with the controller.
+    var cuts: SeededGenerator?
+    private(set) var cutCount = 0
+    /// Bytes of the records in the largest batch so far.
+    private(set) var largestBatch = 0
 
     static let id = "test-cluster"
 
@@ -30,19 +35,72 @@ struct TestCluster {
 
     var image: MetadataImage { state.image }
 
+    /// Sets the level of the metadata's records, with every node known to support it.
+    mutating func raiseLevel(to level: Int32) throws {
+        var heard = HeardLevels(voters: [100: MetadataFeatures.supported])
+        for broker in image.brokers.keys { heard.observers[broker] = MetadataFeatures.supported }
+        commit(
+            try state.updateFeatures(
+                [FeatureUpdate(name: MetadataFeatures.metadataVersion, level: level)], heard: heard)
+        )
+    }
+
     @discardableResult
     mutating func commit<Reply>(_ result: ControllerResult<Reply>) -> Reply {
-        let before = state.image
+        var committed = state.image
+        for (number, batch) in result.batches.enumerated() {
+            if number > 0, isCut() {
+                cutCount += 1
+                do { try failOver() } catch { Issue.record("no image after a cut: \(error)") }
+                return result.reply
+            }
+            let before = committed
+            for record in batch {
+                do {
+                    try committed.apply(record, at: committed.nextOffset)
+                } catch {
+                    Issue.record("\(record) does not apply: \(error)")
+                }
+            }
+            log += batch
+            largestBatch = max(largestBatch, batch.reduce(0) { $0 + $1.encoded().count })
+            checkRules(from: before, to: committed, state.options)
+        }
         state.adopt(result)
-        log += result.records
-        checkRules(from: before, to: state.image, state.options)
+        #expect(state.image == committed)
+        checkElections(state.image)
         return result.reply
+    }
+
+    /// These records are all that a new controller finds.
+    mutating func commitAndFailOver(_ batches: [[MetadataRecord]]) throws {
+        for batch in batches {
+            let before = try replayed()
+            log += batch
+            checkRules(from: before, to: try replayed(), state.options)
+        }
+        try failOver()
+    }
+
+    /// The same cluster with other limits.
+    mutating func limitBatches(to bytes: Int) {
+        var options = state.options
+        options.maxBatchBytes = bytes
+        state = ControllerState(
+            image: image, options: options, now: now, generator: state.generator)
+    }
+
+    private mutating func isCut() -> Bool {
+        guard var generator = cuts else { return false }
+        defer { cuts = generator }
+        return Int.random(in: 0..<4, using: &generator) == 0
     }
 
     /// A controller that takes over with nothing but the log.
     mutating func failOver() throws {
         state = ControllerState(
             image: try replayed(), options: state.options, now: now, generator: state.generator)
+        commit(state.takeOver())
     }
 
     /// The image that a node gets from the log.
@@ -59,7 +117,7 @@ struct TestCluster {
 
     mutating func request(
         _ id: NodeID, rack: String? = nil, previous: BrokerEpoch = .none,
-        directories: [DirectoryID]? = nil
+        directories: [DirectoryID]? = nil, levels: ClosedRange<Int32> = MetadataFeatures.supported
     ) -> RegistrationRequest {
         incarnations += 1
         return RegistrationRequest(
@@ -68,7 +126,8 @@ struct TestCluster {
             directories: directories ?? [
                 DirectoryID(high: 9, low: UInt64(truncatingIfNeeded: id.rawValue))
             ],
-            previousEpoch: previous)
+            previousEpoch: previous, maxFeatureLevel: levels.upperBound,
+            minFeatureLevel: levels.lowerBound)
     }
 
     @discardableResult
@@ -91,10 +150,11 @@ struct TestCluster {
     /// Registers the broker, without proof of a clean stop, and lets it serve.
     mutating func start(
         _ id: NodeID, rack: String? = nil, previous: BrokerEpoch = .none,
-        directories: [DirectoryID]? = nil
+        directories: [DirectoryID]? = nil, levels: ClosedRange<Int32> = MetadataFeatures.supported
     ) throws {
         try register(
-            request(id, rack: rack, previous: previous, directories: directories))
+            request(
+                id, rack: rack, previous: previous, directories: directories, levels: levels))
         try heartbeat(id)
     }
 
@@ -179,29 +239,44 @@ struct TestCluster {
 func checkRules(from old: MetadataImage, to new: MetadataImage, _ options: ControllerOptions) {
     for topic in new.topics.values {
         for (number, state) in topic.partitions.enumerated() {
-            let name = "\(topic.name)-\(number): \(state)"
-            #expect(state.brokenRule == nil, "C8 \(name)")
+            var name: String { "\(topic.name)-\(number): \(state)" }
+            check(state.brokenRule == nil, "C8 \(name)")
             let minimum = new.minInSyncReplicas(topic: topic.name, replicas: state.replicas.count)
             if state.isr.count >= minimum {
-                #expect(state.eligibleLeaderReplicas.isEmpty, "C8 \(name)")
+                check(state.eligibleLeaderReplicas.isEmpty, "C8 \(name)")
             }
-            #expect(state.isr.allSatisfy { new.brokers[$0]?.fenced == false }, "C3 \(name)")
-            #expect(state.leader != nil || state.isr.isEmpty, "an ISR without a leader: \(name)")
+            check(state.isr.allSatisfy { new.brokers[$0]?.fenced == false }, "C3 \(name)")
+            check(state.leader != nil || state.isr.isEmpty, "an ISR without a leader: \(name)")
 
             let id = TopicPartition(topic: topic.id, partition: Int32(number))
             guard let before = old.partition(id), before != state else { continue }
-            #expect(state.partitionEpoch > before.partitionEpoch, "C7 \(name)")
-            #expect(state.leaderEpoch >= before.leaderEpoch, "C7 \(name)")
+            check(state.partitionEpoch > before.partitionEpoch, "C7 \(name)")
+            check(state.leaderEpoch >= before.leaderEpoch, "C7 \(name)")
             guard state.leader != before.leader else { continue }
-            #expect(state.leaderEpoch > before.leaderEpoch, "C7 \(name)")
+            check(state.leaderEpoch > before.leaderEpoch, "C7 \(name)")
             guard let leader = state.leader else { continue }
-            #expect(new.isActive(leader), "C9 \(name)")
+            check(new.isActive(leader), "C9 \(name)")
             let isClean = (before.isr + before.eligibleLeaderReplicas).contains(leader)
             let allowed = new.allowsUncleanElection(
                 topic: topic.name, default: options.uncleanLeaderElection)
-            #expect(isClean || allowed, "C9, C10 \(name) after \(before)")
+            check(isClean || allowed, "C9, C10 \(name) after \(before)")
         }
     }
+}
+
+/// Nobody waits for a leader while someone eligible is there.
+func checkElections(_ image: MetadataImage) {
+    for topic in image.topics.values {
+        for (number, state) in topic.partitions.enumerated() where state.leader == nil {
+            let isStuck = state.eligibleLeaderReplicas.contains(where: image.isActive)
+            check(!isStuck, "leaderless for no reason: \(topic.name)-\(number): \(state)")
+        }
+    }
+}
+
+/// Like `#expect`, for what is checked very often.
+private func check(_ condition: Bool, _ message: @autoclosure () -> String) {
+    if !condition { Issue.record("\(message())") }
 }
 
 /// The code with which `body` is refused.
