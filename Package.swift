@@ -37,11 +37,17 @@ let package = Package(
     targets: [
         .systemLibrary(
             name: "CNghttp2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CSnappy", pkgConfig: "snappy", providers: [.apt(["libsnappy-dev"])]),
         .target(name: "CCRC32C"),
         .target(name: "Essentials", swiftSettings: settings),
         .target(
-            name: "Records", dependencies: ["Essentials", "CCRC32C", nioCore],
-            swiftSettings: settings),
+            name: "Records",
+            dependencies: [
+                "Essentials", "CCRC32C", "CZlib", "CZstd", "CLZ4", "CSnappy", nioCore,
+            ], swiftSettings: settings),
         .target(
             name: "Storage", dependencies: ["Essentials", "Records", nioCore],
             swiftSettings: settings),

@@ -8,13 +8,26 @@ fail() {
     exit 1
 }
 
+# The system libraries, as pkg-config names them, and the packages to build with them. The binary
+# links to them: a machine that only runs it needs libnghttp2-14 zlib1g libzstd1 liblz4-1
+# libsnappy1v5.
+libraries=(
+    libnghttp2:libnghttp2-dev
+    zlib:zlib1g-dev
+    libzstd:libzstd-dev
+    liblz4:liblz4-dev
+    snappy:libsnappy-dev
+)
+
 # Installs the Debian packages that are missing: those to build, and those named as arguments.
 prepare() {
-    local missing=() package
+    local missing=() package library
     command -v git >/dev/null || missing+=(git)
     command -v pkg-config >/dev/null || missing+=(pkg-config)
     [ -e /usr/include/features.h ] || missing+=(libc6-dev)
-    pkg-config --exists libnghttp2 2>/dev/null || missing+=(libnghttp2-dev)
+    for library in "${libraries[@]}"; do
+        pkg-config --exists "${library%%:*}" 2>/dev/null || missing+=("${library#*:}")
+    done
     for package in "$@"; do
         command -v "$package" >/dev/null || missing+=("$package")
     done

@@ -1,0 +1,2 @@
+// The system's libsnappy, by its C interface.
+#include <snappy-c.h>

@@ -1,0 +1,3 @@
+// The system's libzstd.
+#include <zstd.h>
+#include <zstd_errors.h>
