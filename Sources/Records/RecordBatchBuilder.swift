@@ -1,7 +1,9 @@
 package import Essentials
 package import NIOCore
 
-/// Builds one uncompressed record batch in place: each record is encoded once, where it stays.
+/// Builds one record batch in place: each record is encoded once, where it stays.
+///
+/// Compression comes last, over all records at once.
 package struct RecordBatchBuilder: Sendable {
     private let givenTimestamp: Int64?
     private let attributes: UInt16
@@ -111,41 +113,52 @@ package struct RecordBatchBuilder: Sendable {
     }
 
     /// The finished batch; the builder is empty afterwards.
+    ///
+    /// - Parameter compression: left out where it would not make the batch smaller.
     package mutating func finish(
-        baseOffset: Offset = 0, leaderEpoch: LeaderEpoch = .none
+        baseOffset: Offset = 0, leaderEpoch: LeaderEpoch = .none, compression: Compression = .none
     ) -> ByteBuffer {
-        var batch = buffer
-        buffer = ByteBuffer()  // so that `batch` is the only owner, and nothing is copied
-        let size = batch.readableBytes
-        typealias Position = RecordBatchHeader.Position
-        batch.setInteger(baseOffset.rawValue, at: 0)
-        batch.setInteger(
-            Int32(size - RecordBatchHeader.lengthOverhead), at: Position.batchLength)
-        batch.setInteger(leaderEpoch.rawValue, at: Position.leaderEpoch)
-        batch.setInteger(Int8(2), at: Position.magic)
-        batch.setInteger(attributes, at: Position.attributes)
-        batch.setInteger(Int32(max(0, recordCount - 1)), at: Position.lastOffsetDelta)
-        batch.setInteger(baseTimestamp, at: Position.baseTimestamp)
-        batch.setInteger(maxTimestamp, at: Position.maxTimestamp)
-        batch.setInteger(producerID, at: Position.producerID)
-        batch.setInteger(producerEpoch, at: Position.producerEpoch)
-        batch.setInteger(baseSequence, at: Position.baseSequence)
-        batch.setInteger(Int32(recordCount), at: Position.recordCount)
-        let crc = batch.withUnsafeReadableBytes {
-            CRC32C.checksum(UnsafeRawBufferPointer(rebasing: $0[Position.attributes...]))
-        }
-        batch.setInteger(crc, at: Position.crc)
-
-        buffer = Self.freshBuffer(capacity: RecordBatchHeader.size)
+        var header = RecordBatchHeader(
+            attributes: attributes, recordCount: recordCount, baseTimestamp: baseTimestamp,
+            maxTimestamp: maxTimestamp, baseOffset: baseOffset, leaderEpoch: leaderEpoch)
+        header.producerID = producerID
+        header.producerEpoch = producerEpoch
+        header.baseSequence = baseSequence
         baseTimestamp = givenTimestamp ?? -1
         maxTimestamp = -1
         recordCount = 0
+
+        if var batch = compressed(compression) {
+            header.attributes |= UInt16(compression.rawValue)
+            header.seal(&batch)
+            // The records' own memory serves for the next batch.
+            buffer.moveWriterIndex(to: RecordBatchHeader.size)
+            return batch
+        }
+        var batch = buffer
+        // Without memory until the next record, so that `batch` is the only owner: nothing is copied.
+        buffer = Self.freshBuffer(capacity: RecordBatchHeader.size)
+        header.seal(&batch)
         return batch
     }
 
+    /// Room for a header, then the records compressed; `nil` where that does not make them smaller.
+    private func compressed(_ compression: Compression) -> ByteBuffer? {
+        let recordBytes = buffer.readableBytes - RecordBatchHeader.size
+        guard compression != .none, recordBytes > 0,
+            recordBytes <= Compression.maxDecompressedBytes
+        else { return nil }
+        var batch = Self.freshBuffer(capacity: buffer.readableBytes)
+        buffer.withUnsafeReadableBytes {
+            compression.compress(
+                UnsafeRawBufferPointer(rebasing: $0[RecordBatchHeader.size...]), into: &batch)
+        }
+        return batch.readableBytes < buffer.readableBytes ? batch : nil
+    }
+
     private static func freshBuffer(capacity: Int) -> ByteBuffer {
-        var buffer = ByteBufferAllocator().buffer(
-            capacity: max(capacity, RecordBatchHeader.size))
+        var buffer = ByteBuffer()
+        buffer.reserveCapacity(capacity)
         buffer.writeRepeatingByte(0, count: RecordBatchHeader.size)
         return buffer
     }

@@ -1,15 +1,6 @@
 package import Essentials
 package import NIOCore
 
-/// How the records of a batch are compressed; the values are the format's.
-package enum Compression: UInt8, Sendable, CaseIterable {
-    case none = 0
-    case gzip = 1
-    case snappy = 2
-    case lz4 = 3
-    case zstd = 4
-}
-
 /// What the timestamps of a batch's records mean.
 package enum TimestampType: Sendable {
     /// Each record has the time that its producer gave it.
@@ -67,6 +58,9 @@ package struct RecordBatchHeader: Hashable, Sendable {
         static let logAppendTime: UInt16 = 1 << 3
         static let transactional: UInt16 = 1 << 4
         static let control: UInt16 = 1 << 5
+        /// The base timestamp is the time at which tombstones may go (KIP-534).
+        static let deleteHorizon: UInt16 = 1 << 6
+        static let known: UInt16 = 0b111_1111
     }
 
     /// The batch's bytes, this header included.
@@ -84,6 +78,24 @@ package struct RecordBatchHeader: Hashable, Sendable {
 
     package var timestampType: TimestampType {
         attributes & Attribute.logAppendTime == 0 ? .createTime : .logAppendTime
+    }
+
+    init(
+        attributes: UInt16, recordCount: Int, baseTimestamp: Int64, maxTimestamp: Int64,
+        baseOffset: Offset, leaderEpoch: LeaderEpoch
+    ) {
+        self.baseOffset = baseOffset
+        self.leaderEpoch = leaderEpoch
+        self.attributes = attributes
+        self.baseTimestamp = baseTimestamp
+        self.maxTimestamp = maxTimestamp
+        batchLength = 0
+        crc = 0
+        lastOffsetDelta = Int32(max(0, recordCount - 1))
+        producerID = -1
+        producerEpoch = -1
+        baseSequence = -1
+        self.recordCount = Int32(recordCount)
     }
 
     /// Parses the header of the batch at `index` of `buffer`, all of which must be there.
@@ -153,6 +165,33 @@ package struct RecordBatchHeader: Hashable, Sendable {
         guard compression != nil else {
             throw .unsupportedCompression(UInt8(attributes & Attribute.compression))
         }
+    }
+
+    /// Writes this header at the start of `batch`, with the length and checksum that it has now.
+    ///
+    /// The first 61 readable bytes are written over.
+    mutating func seal(_ batch: inout ByteBuffer) {
+        let start = batch.readerIndex
+        invariant(
+            (Self.size...Int(Int32.max)).contains(batch.readableBytes),
+            "a record batch of \(batch.readableBytes) bytes")
+        batchLength = Int32(batch.readableBytes - Self.lengthOverhead)
+        batch.setInteger(baseOffset.rawValue, at: start)
+        batch.setInteger(batchLength, at: start + Position.batchLength)
+        batch.setInteger(leaderEpoch.rawValue, at: start + Position.leaderEpoch)
+        batch.setInteger(Int8(2), at: start + Position.magic)
+        batch.setInteger(attributes, at: start + Position.attributes)
+        batch.setInteger(lastOffsetDelta, at: start + Position.lastOffsetDelta)
+        batch.setInteger(baseTimestamp, at: start + Position.baseTimestamp)
+        batch.setInteger(maxTimestamp, at: start + Position.maxTimestamp)
+        batch.setInteger(producerID, at: start + Position.producerID)
+        batch.setInteger(producerEpoch, at: start + Position.producerEpoch)
+        batch.setInteger(baseSequence, at: start + Position.baseSequence)
+        batch.setInteger(recordCount, at: start + Position.recordCount)
+        crc = batch.withUnsafeReadableBytes {
+            CRC32C.checksum(UnsafeRawBufferPointer(rebasing: $0[Position.attributes...]))
+        }
+        batch.setInteger(crc, at: start + Position.crc)
     }
 
     /// Writes the two fields that the leader stamps, into the batch at `index` of `buffer`.

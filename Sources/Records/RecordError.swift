@@ -17,6 +17,10 @@ package enum RecordError: Error, Hashable, Sendable {
     case invalidTimestamp(String)
     case tooLarge(bytes: Int, limit: Int)
     case unsupportedCompression(UInt8)
+    /// The records are not what the codec makes.
+    case invalidCompression(Compression, String)
+    /// More comes out of the compressed records than a batch may hold.
+    case decompressedTooLarge(limit: Int)
     /// Only the cluster itself writes control batches.
     case controlBatchRefused
     /// There is nothing to append.
@@ -28,10 +32,12 @@ extension RecordError {
     package var code: ErrorCode {
         switch self {
         case .incomplete, .invalidLength, .checksumMismatch: .corruptMessage
-        case .unsupportedMagic, .invalidHeader, .invalidRecord, .controlBatchRefused, .noBatches:
+        case .unsupportedMagic, .invalidHeader, .invalidRecord, .invalidCompression,
+            .controlBatchRefused, .noBatches:
+            // Sent again they would be no better, so not CORRUPT_MESSAGE, after which clients do.
             .invalidRecord
         case .invalidTimestamp: .invalidTimestamp
-        case .tooLarge: .messageTooLarge
+        case .tooLarge, .decompressedTooLarge: .messageTooLarge
         case .unsupportedCompression: .unsupportedCompressionType
         }
     }
@@ -58,7 +64,12 @@ extension RecordError: CustomStringConvertible {
             "the record batch has \(bytes) bytes, more than the limit of \(limit); "
                 + "send smaller batches or raise max.message.bytes"
         case .unsupportedCompression(let codec):
-            "compression type \(codec) is not supported; send uncompressed batches"
+            "compression type \(codec) is not supported; use gzip, snappy, lz4, zstd or none"
+        case .invalidCompression(let codec, let flaw):
+            "the batch's records are not valid \(codec.name): \(flaw)"
+        case .decompressedTooLarge(let limit):
+            "the batch's records have more than \(limit) bytes once decompressed; "
+                + "send smaller batches"
         case .controlBatchRefused:
             "control batches may not be written by clients"
         case .noBatches:

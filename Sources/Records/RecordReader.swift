@@ -33,29 +33,36 @@ package struct Record: Hashable, Sendable {
     }
 }
 
-/// Reads the records of a buffer of whole batches, in order.
+/// Reads the records of a buffer of whole batches, in order; compressed ones a batch at a time.
 package struct RecordReader: Sendable {
     private let buffer: ByteBuffer
     private let includesControlBatches: Bool
     private let checksCRC: Bool
+    private let maxDecompressedBytes: Int
 
     /// The batch that the last record came from.
     package private(set) var batch: RecordBatchHeader?
     /// The offset after the batches read so far, control batches included; `nil` before the first.
     package private(set) var nextOffset: Offset?
 
-    /// Where the next batch starts, counted from the buffer's readable bytes, as is `position`.
+    /// Where the next batch starts, counted from the buffer's readable bytes.
     private var nextBatch = 0
-    /// Where the next record starts.
+    /// The current batch's records: part of `buffer`, or what was compressed there.
+    private var records = ByteBuffer()
+    /// Where the next record starts, counted from the readable bytes of `records`.
     private var position = 0
     /// Of the current batch, the records that are still to come.
     private var remainingRecords = 0
 
-    /// - Parameter includesControlBatches: whether their records, which users are not shown, are
-    ///   read too.
+    /// - Parameters:
+    ///   - includesControlBatches: whether their records, which users are not shown, are read too.
+    ///   - maxDecompressedBytes: the most memory that one batch's records may take; a batch with
+    ///     more ends in `decompressedTooLarge`.
     package init(
-        _ buffer: ByteBuffer, includesControlBatches: Bool = false, checksCRC: Bool = true
+        _ buffer: ByteBuffer, includesControlBatches: Bool = false, checksCRC: Bool = true,
+        maxDecompressedBytes: Int = Compression.maxDecompressedBytes
     ) {
+        self.maxDecompressedBytes = maxDecompressedBytes
         self.buffer = buffer
         self.includesControlBatches = includesControlBatches
         self.checksCRC = checksCRC
@@ -71,10 +78,9 @@ package struct RecordReader: Sendable {
         let index = Int(batch.recordCount) - remainingRecords
         let start = position
         var headers: [RecordHeader] = []
-        let (layout, end) = try buffer.withBytes {
+        let (layout, end) = try records.withBytes {
             bytes throws(RecordError) -> (RecordLayout, Int) in
-            var cursor = ByteCursor(
-                UnsafeRawBufferPointer(rebasing: bytes[..<nextBatch]), from: start)
+            var cursor = ByteCursor(bytes, from: start)
             let layout = try RecordLayout(&cursor, index: index)
             try layout.walkHeaders(&cursor, index: index) { name, value in
                 headers.append(
@@ -88,7 +94,7 @@ package struct RecordReader: Sendable {
         }
         remainingRecords -= 1
         position = end
-        if remainingRecords == 0, position != nextBatch {
+        if remainingRecords == 0, position != records.readableBytes {
             throw .invalidHeader("bytes follow the last record")
         }
         let timestamp: Int64
@@ -114,17 +120,29 @@ package struct RecordReader: Sendable {
         nextBatch = start + header.totalSize
         nextOffset = header.nextOffset
         guard includesControlBatches || !header.isControl else { return }
-        guard header.compression == .some(.none) else {
+        let stored = buffer.getSlice(
+            at: buffer.readerIndex + start + RecordBatchHeader.size,
+            length: header.totalSize - RecordBatchHeader.size)
+        guard let stored, let codec = header.compression else {
             throw .unsupportedCompression(
                 UInt8(header.attributes & RecordBatchHeader.Attribute.compression))
         }
+        if codec == .none || header.recordCount == 0 {
+            records = stored
+        } else {
+            records = ByteBuffer()  // The last batch's memory is not needed while this one's grows.
+            let limit = maxDecompressedBytes
+            records = try stored.withBytes { bytes throws(RecordError) in
+                try codec.decompress(bytes, limit: limit)
+            }
+        }
         batch = header
-        position = start + RecordBatchHeader.size
+        position = 0
         remainingRecords = Int(header.recordCount)
     }
 
     private func slice(_ range: Range<Int>?) -> ByteBuffer? {
         guard let range else { return nil }
-        return buffer.getSlice(at: buffer.readerIndex + range.lowerBound, length: range.count)
+        return records.getSlice(at: records.readerIndex + range.lowerBound, length: range.count)
     }
 }

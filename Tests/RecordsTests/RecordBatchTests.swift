@@ -19,35 +19,6 @@ private func sample(records: Int = 3) -> ByteBuffer {
     return builder.finish(baseOffset: 100, leaderEpoch: 7)
 }
 
-private func records(_ buffer: ByteBuffer) throws -> [Record] {
-    var reader = RecordReader(buffer, includesControlBatches: true)
-    var records: [Record] = []
-    while let record = try reader.next() { records.append(record) }
-    return records
-}
-
-/// `batch` with one field written over and the checksum made right again.
-private func patched<T: FixedWidthInteger>(
-    _ batch: ByteBuffer, _ value: T, at index: Int
-) -> ByteBuffer {
-    var batch = batch
-    batch.setInteger(value, at: index)
-    let crc = batch.withUnsafeReadableBytes {
-        CRC32C.checksum(UnsafeRawBufferPointer(rebasing: $0[21...]))
-    }
-    batch.setInteger(crc, at: 17)
-    return batch
-}
-
-private func validationError(_ buffer: ByteBuffer, limit: Int = 1_000_000) -> RecordError? {
-    do throws(RecordError) {
-        _ = try RecordBatches.validateForAppend(buffer, maxBatchBytes: limit)
-        return nil
-    } catch {
-        return error
-    }
-}
-
 @Test func readerGivesBackWhatTheBuilderTook() throws {
     let batch = sample()
     let header = try RecordBatchHeader(batch, at: 0)
@@ -164,12 +135,20 @@ private func validationError(_ buffer: ByteBuffer, limit: Int = 1_000_000) -> Re
     #expect(validationError(patched(batch, Int32(48), at: 8)) == .invalidLength(48))
     #expect(validationError(patched(batch, Int32.max, at: 8))?.code == .corruptMessage)
     #expect(validationError(patched(batch, Int64(-1), at: 0))?.code == .invalidRecord)
-    // Attributes: zstd, an unknown codec, log append time, transactional, control.
-    #expect(validationError(patched(batch, UInt16(4), at: 21)) == .unsupportedCompression(4))
-    #expect(validationError(patched(batch, UInt16(6), at: 21))?.code == .unsupportedCompressionType)
+    // Attributes: gzip to zstd, which these records are not, unknown codecs, log append time,
+    // transactional, control, a delete horizon, and bits without a meaning.
+    for codec in 1...4 as ClosedRange<UInt16> {
+        #expect(validationError(patched(batch, codec, at: 21))?.code == .invalidRecord)
+    }
+    for codec in 5...7 as ClosedRange<UInt16> {
+        #expect(
+            validationError(patched(batch, codec, at: 21)) == .unsupportedCompression(UInt8(codec)))
+    }
     #expect(validationError(patched(batch, UInt16(8), at: 21))?.code == .invalidTimestamp)
     #expect(validationError(patched(batch, UInt16(16), at: 21))?.code == .invalidRecord)
     #expect(validationError(patched(batch, UInt16(32), at: 21)) == .controlBatchRefused)
+    #expect(validationError(patched(batch, UInt16(64), at: 21))?.code == .invalidRecord)
+    #expect(validationError(patched(batch, UInt16(128), at: 21))?.code == .invalidRecord)
     #expect(validationError(patched(batch, Int32(5), at: 23))?.code == .invalidRecord)
     #expect(validationError(patched(batch, Int32(-1), at: 23))?.code == .invalidRecord)
     #expect(validationError(patched(batch, Int64(-2), at: 27))?.code == .invalidTimestamp)
