@@ -95,11 +95,7 @@ final class BrokerParts: @unchecked Sendable {
             maxBytes: configuration.fetchMaxBytes
         ).register(in: &router)
         replicas.registerReplicaService(in: &router)
-        controller.register(
-            [
-                "/millrace.v1.Admin/CreateTopic", "/millrace.v1.Admin/DeleteTopic",
-                "/millrace.v1.Admin/DescribeCluster", "/millrace.v1.Quorum/DescribeQuorum",
-            ], in: &router)
+        controller.register(ActiveControllerMethod.allCases.map(\.path), in: &router)
         return router
     }
 

@@ -11,31 +11,45 @@ protocol ProposalLog: AnyObject {
     /// Appends one atomic batch and returns its last offset; not yet committed.
     func propose(_ records: [[UInt8]], epoch: LeaderEpoch) throws(QuorumError) -> Offset
     var logEndOffset: Offset { get }
+    /// Makes sure that this node still leads: a majority says so, asked after this call.
+    ///
+    /// Gives the end of what was committed by then. Fails once this node leads no more.
+    func read(_ completion: @escaping (Result<Offset, QuorumError>) -> Void)
 }
 
-extension QuorumNode: ProposalLog {}
+extension QuorumNode: ProposalLog {
+    func read(_ completion: @escaping (Result<Offset, QuorumError>) -> Void) {
+        completion(.success(highWatermark))
+    }
+}
 
 /// Runs commands while this node is the active controller, and keeps the committed image always.
 ///
 /// States: *standby*, without a leadership; *active*, from `startedLeading` to `stoppedLeading`. A
 /// command sees the speculative image; its records are proposed at once, and its answer, a refusal
-/// too, waits until everything that it was decided on is committed. When the leadership ends, the
-/// speculation is dropped, and answers that still wait say so.
+/// too, waits until everything that it was decided on is committed. An answer that changes nothing
+/// also waits until a majority has confirmed that this node still leads. When the leadership ends,
+/// the speculation is dropped, and answers that still wait say so.
 final class ActiveController: QuorumListener, @unchecked Sendable {
     // Sendable: all state is touched on `eventLoop` only.
 
     /// An answer that waits for the log to be committed up to `end`.
-    private struct Pending {
+    fileprivate struct Pending {
         let end: Offset
         /// Something was proposed for it, and may or may not take effect.
         let hasRecords: Bool
         let complete: (RPCError?) -> Void
     }
 
-    private final class Leadership {
+    final class Leadership {
         let epoch: LeaderEpoch
         var state: ControllerState
-        var pending: [Pending] = []
+        fileprivate var pending: [Pending] = []
+        /// Answers that wait for the confirmation that this node still leads.
+        var unconfirmed: [UInt64: (RPCError?) -> Void] = [:]
+        var lastRead: UInt64 = 0
+        /// Confirmed answers that wait until the image has what was committed when they were asked.
+        var reads: [(offset: Offset, complete: (RPCError?) -> Void)] = []
 
         init(epoch: LeaderEpoch, state: ControllerState) {
             self.epoch = epoch
@@ -49,14 +63,14 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
     let eventLoop: any EventLoop
     private let local: NodeID
     private let options: ControllerOptions
-    private let logger: Logger
-    private let log: () -> (any ProposalLog)?
+    let logger: Logger
+    let log: () -> (any ProposalLog)?
     private let leaderAddress: () -> String?
     /// The image of everything committed.
-    private(set) var committed = MetadataImage()
-    private var leadership: Leadership?
+    var committed = MetadataImage()
+    private(set) var leadership: Leadership?
     /// A committed record could not be applied: `committed` stays what it was before.
-    private var hasFailed = false
+    private(set) var hasFailed = false
 
     /// Called when this node has become the active controller.
     var onActive: (() -> Void)?
@@ -103,20 +117,31 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         guard let leadership, let log = log() else {
             return completion(.failure(notController()))
         }
-        guard leadership.pending.count < Self.maxPending else {
-            return completion(
-                .failure(
-                    RPCError(
-                        status: .resourceExhausted, code: .throttlingQuotaExceeded,
-                        "\(leadership.pending.count) changes wait to be committed; try again later")
-                ))
-        }
+        if let refusal = overload(leadership) { return completion(.failure(refusal)) }
         leadership.state.advance(to: log.logEndOffset, epoch: leadership.epoch)
         do throws(ControllerError) {
-            perform(try command(&leadership.state, .now), completion: completion)
+            let result = try command(&leadership.state, .now)
+            guard result.isEmpty else { return perform(result, completion: completion) }
+            // Another controller may lead by now, whose image gives another answer.
+            perform(result) { [weak self] answer in
+                guard let self, case .success = answer else { return completion(answer) }
+                confirm { completion($0.map { .failure($0) } ?? answer) }
+            }
         } catch {
-            refuse(error, completion: completion)
+            refuse(error) { [weak self] answer in
+                guard let self else { return completion(answer) }
+                confirm { completion($0.map { .failure($0) } ?? answer) }
+            }
         }
+    }
+
+    /// The refusal when too much waits already.
+    func overload(_ leadership: Leadership) -> RPCError? {
+        let count = leadership.pending.count + leadership.unconfirmed.count + leadership.reads.count
+        guard count >= Self.maxPending else { return nil }
+        return RPCError(
+            status: .resourceExhausted, code: .throttlingQuotaExceeded,
+            "\(count) calls wait for the quorum; try again later")
     }
 
     /// Renews a broker's session.
@@ -134,7 +159,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         leadership.state.advance(to: log.logEndOffset, epoch: leadership.epoch)
         do throws(ControllerError) {
             let result = try leadership.state.heartbeat(request, now: .now)
-            if result.records.isEmpty, !request.wantsShutdown,
+            if result.isEmpty, !request.wantsShutdown,
                 let broker = committed.brokers[request.broker], broker.epoch == request.epoch,
                 broker.fenced == result.reply.isFenced
             {
@@ -161,16 +186,27 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         guard let leadership, let log = log() else {
             return completion(.failure(notController()))
         }
-        if !result.records.isEmpty {
+        if !result.isEmpty {
+            var last: Offset?
             do throws(QuorumError) {
-                let last = try log.propose(
-                    result.records.map { $0.encoded() }, epoch: leadership.epoch)
+                for batch in result.batches {
+                    last = try log.propose(
+                        batch.map { $0.encoded() }, epoch: leadership.epoch)
+                }
                 leadership.state.adopt(result)
                 invariant(
-                    leadership.state.image.nextOffset == last + 1,
-                    "decided for an end at \(leadership.state.image.nextOffset), appended to \(last)"
-                )
+                    leadership.state.image.nextOffset == last.map { $0 + 1 },
+                    "decided for an end at \(leadership.state.image.nextOffset), appended to "
+                        + "\(last.map(String.init) ?? "nothing")")
             } catch {
+                if let last {
+                    if case .batchTooLarge = error {
+                        invariant(false, "a batch after offset \(last) is too large: \(error)")
+                    }
+                    // The leadership ends. What of the decision is in the log may yet be committed.
+                    logger.debug("part of a decision is lost", metadata: ["after": "\(last)"])
+                    return completion(.failure(interrupted(hasRecords: true)))
+                }
                 if case .batchTooLarge = error {
                     logger.error("a change is too large", metadata: ["error": "\(error)"])
                     return completion(.failure(RPCError(.recordListTooLarge, "\(error)")))
@@ -179,7 +215,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
                 return completion(.failure(notController()))
             }
         }
-        wait(hasRecords: !result.records.isEmpty) { [weak self] error in
+        wait(hasRecords: !result.isEmpty) { [weak self] error in
             if let error { return completion(.failure(error)) }
             self?.report(result.elections)
             completion(.success(result.reply))
@@ -265,6 +301,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         let due = leadership.pending.prefix { $0.end <= committed.nextOffset }
         leadership.pending.removeFirst(due.count)
         for pending in due { pending.complete(nil) }
+        completeReads()
     }
 
     func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) { onLeaderChange?() }
@@ -285,7 +322,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
                 image: committed, options: options, now: .now,
                 generator: SeededGenerator(seed: .random(in: .min ... .max))))
         submit { state, _ in
-            state.initializeFeatures()
+            state.takeOver()
         } completion: { _ in
         }
         onActive?()
@@ -299,6 +336,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         for pending in ended.pending {
             pending.complete(interrupted(hasRecords: pending.hasRecords))
         }
+        endReads(of: ended)
     }
 
     /// The answer to a command that the leadership did not live to see committed.
@@ -308,67 +346,6 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
             .requestTimedOut,
             "controller \(local) lost the leadership before it knew whether the change was "
                 + "committed; look whether it took effect before trying again")
-    }
-
-    // MARK: The log for people
-
-    private func report(_ records: [MetadataRecord], before: MetadataImage) {
-        for record in records {
-            switch record {
-            case .registerBroker(let broker):
-                logger.info(
-                    "broker registered",
-                    metadata: [
-                        "broker": "\(broker.id)", "epoch": "\(broker.epoch)",
-                        "address": "\(broker.host):\(broker.port)",
-                    ])
-            case .unregisterBroker(let id, _):
-                logger.info("broker unregistered", metadata: ["broker": "\(id)"])
-            case .brokerChange(let change):
-                if let fenced = change.fenced {
-                    logger.info(
-                        fenced ? "broker fenced" : "broker unfenced",
-                        metadata: ["broker": "\(change.id)"])
-                } else if change.inControlledShutdown == true {
-                    logger.info("broker shuts down", metadata: ["broker": "\(change.id)"])
-                }
-            case .topic(let id, let name):
-                let partitions = committed.topics[id]?.partitions.count ?? 0
-                logger.info(
-                    "topic created", metadata: ["topic": "\(name)", "partitions": "\(partitions)"])
-            case .removeTopic(let id):
-                let name = before.topics[id]?.name ?? "\(id)"
-                logger.info("topic deleted", metadata: ["topic": "\(name)"])
-            case .featureLevel, .partition, .partitionChange, .config, .noOp, .producerIDs:
-                break
-            }
-        }
-    }
-
-    /// One line for each of a few elections, and one for all the rest.
-    private func report(_ elections: [Election]) {
-        for election in elections where election.kind == .unclean {
-            logger.warning(
-                "unclean election: committed records may be lost",
-                metadata: election.metadata)
-        }
-        let others = elections.filter { $0.kind != .unclean }
-        for election in others.prefix(10) {
-            logger.info("leader elected", metadata: election.metadata)
-        }
-        if others.count > 10 {
-            logger.info("more leaders elected", metadata: ["count": "\(others.count - 10)"])
-        }
-    }
-}
-
-extension Election {
-    fileprivate var metadata: Logger.Metadata {
-        [
-            "partition": "\(topic)-\(partition)",
-            "leader": "\(leader.map(String.init) ?? "none")", "epoch": "\(leaderEpoch)",
-            "from": "\(kind)",
-        ]
     }
 }
 

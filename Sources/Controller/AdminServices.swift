@@ -5,61 +5,107 @@ internal import NIOCore
 internal import Protocol
 internal import Quorum
 internal import RPC
+internal import SwiftProtobuf
 
 /// `millrace.v1.Admin` and `millrace.v1.Quorum`, on every controller: a standby passes them on.
 ///
 /// `@unchecked Sendable`: used on the control loop only, where the server's connections live too.
 final class AdminServices: @unchecked Sendable {
-    private let clusterID: String
-    private let voters: [QuorumVoter]
-    private let local: NodeID
-    private let controller: ActiveController
+    let clusterID: String
+    let local: NodeID
+    let controller: ActiveController
+    /// The controllers that vote, at present.
+    let voters: () -> [QuorumVoter]
+    let describeQuorum: () -> WireDescribeQuorumResponse
     private let forwarder: ActiveControllerForwarder
-    private let describeQuorum: () -> WireDescribeQuorumResponse
 
     init(
-        clusterID: String, voters: [QuorumVoter], local: NodeID, controller: ActiveController,
-        forwarder: ActiveControllerForwarder,
+        clusterID: String, local: NodeID, controller: ActiveController,
+        forwarder: ActiveControllerForwarder, voters: @escaping () -> [QuorumVoter],
         describeQuorum: @escaping () -> WireDescribeQuorumResponse
     ) {
         self.clusterID = clusterID
-        self.voters = voters
         self.local = local
         self.controller = controller
         self.forwarder = forwarder
+        self.voters = voters
         self.describeQuorum = describeQuorum
     }
 
     func register(in router: inout Router) {
-        serve("/millrace.v1.Admin/CreateTopic", in: &router, AdminServices.createTopic)
-        serve("/millrace.v1.Admin/DeleteTopic", in: &router, AdminServices.deleteTopic)
-        serve("/millrace.v1.Admin/DescribeCluster", in: &router, AdminServices.describeCluster)
-        serve("/millrace.v1.Quorum/DescribeQuorum", in: &router, AdminServices.answerQuorum)
+        for method in ActiveControllerMethod.allCases {
+            router.register(method.path) { self.route($0, to: method) }
+        }
     }
 
-    /// Answers with `body` on the active controller; elsewhere passes the call on, once.
-    private func serve(
-        _ path: String, in router: inout Router,
-        _ body: @escaping @Sendable (AdminServices) -> (ServerCall) throws(RPCError) -> Void
-    ) {
-        router.register(path) { [self] call in
-            let serveHere: @Sendable () -> Bool = { [self] in
-                guard controller.isActive else { return false }
-                do throws(RPCError) {
-                    try body(self)(call)
-                } catch {
-                    call.fail(error)
-                }
-                return true
+    /// Serves the call on the active controller; elsewhere passes it on, once.
+    private func route(_ call: ServerCall, to method: ActiveControllerMethod) {
+        let serveHere: @Sendable () -> Bool = { [self] in
+            guard controller.isActive else { return false }
+            do throws(RPCError) {
+                try serve(call, method)
+            } catch {
+                call.fail(error)
             }
-            if serveHere() { return }
-            if call.header(ActiveControllerForwarder.header) != nil {
-                call.fail(controller.notController())
-            } else {
-                forwarder.forward(call, orServe: serveHere)
+            return true
+        }
+        if serveHere() { return }
+        if call.header(ActiveControllerForwarder.header) != nil {
+            call.fail(controller.notController())
+        } else {
+            forwarder.forward(call, orServe: serveHere)
+        }
+    }
+
+    private func serve(
+        _ call: ServerCall, _ method: ActiveControllerMethod
+    ) throws(RPCError) {
+        switch method {
+        case .createTopic: try createTopic(call)
+        case .deleteTopic: try deleteTopic(call)
+        case .describeCluster: try describeCluster(call)
+        case .alterConfigs: try alterConfigs(call)
+        case .describeConfigs: try describeConfigs(call)
+        case .unregisterBroker: try unregisterBroker(call)
+        case .describeFeatures: try describeFeatures(call)
+        case .updateFeatures: try updateFeatures(call)
+        case .describeQuorum: try answerQuorum(call)
+        case .addVoter: try addVoter(call)
+        case .removeVoter: try removeVoter(call)
+        case .transferLeadership: try transferLeadership(call)
+        case .showMetadata: try showMetadata(call)
+        case .dumpMetadata: try dumpMetadata(call)
+        }
+    }
+
+    /// Answers with what `body` makes of a success, or with the failure.
+    ///
+    /// A call that nothing came of, because this node leads no more, goes to whoever leads now.
+    func finish<Reply: Sendable>(
+        _ call: ServerCall, _ result: Result<Reply, RPCError>,
+        _ body: @escaping (Reply) throws(RPCError) -> some Message
+    ) {
+        do throws(RPCError) {
+            call.respond(try body(try result.get()))
+        } catch {
+            guard error.code == .notController,
+                let method = ActiveControllerMethod(rawValue: call.path)
+            else { return call.fail(error) }
+            // The end of the leadership may still be on its way here.
+            call.eventLoop.execute { [self] in
+                if controller.isActive { call.fail(error) } else { route(call, to: method) }
             }
         }
     }
+
+    /// Answers with what `body` makes of the committed image, which no deposed controller gives.
+    func read(
+        _ call: ServerCall, _ body: @escaping (MetadataImage) throws(RPCError) -> some Message
+    ) {
+        controller.read { [self] in finish(call, $0, body) }
+    }
+
+    // MARK: Topics
 
     private func createTopic(_ call: ServerCall) throws(RPCError) {
         let wire = try call.decode(WireCreateTopicRequest.self)
@@ -71,7 +117,7 @@ final class AdminServices: @unchecked Sendable {
             let result = try state.createTopic(topic)
             return wire.validateOnly ? state.checkOnly(result) : result
         } completion: { result in
-            call.end(result) { created in
+            self.finish(call, result) { created in
                 var answer = WireCreateTopicResponse()
                 answer.name = created.name
                 answer.topicID = wire.validateOnly ? "" : created.id.description
@@ -96,47 +142,11 @@ final class AdminServices: @unchecked Sendable {
         controller.submit { state, _ throws(ControllerError) in
             try state.deleteTopic(named: wire.name, id: id)
         } completion: { result in
-            call.end(result) { id in
+            self.finish(call, result) { id in
                 var answer = WireDeleteTopicResponse()
                 answer.topicID = id.description
                 return answer
             }
         }
-    }
-
-    /// What is committed: pushes and answers never follow the speculation.
-    private func describeCluster(_ call: ServerCall) throws(RPCError) {
-        _ = try call.decode(WireDescribeClusterRequest.self)
-        let image = controller.committed
-        var answer = WireDescribeClusterResponse()
-        answer.clusterID = clusterID
-        answer.activeController = local.rawValue
-        answer.nodes = voters.sorted { $0.id < $1.id }.map { voter in
-            var node = WireClusterNode()
-            node.id = voter.id.rawValue
-            node.role = "controller"
-            node.host = voter.host
-            node.port = Int32(clamping: voter.port)
-            return node
-        }
-        answer.nodes += image.brokers.values.sorted { $0.id < $1.id }.map { broker in
-            var node = WireClusterNode()
-            node.id = broker.id.rawValue
-            node.role = "broker"
-            node.host = broker.host
-            node.port = Int32(clamping: broker.port)
-            node.rack = broker.rack ?? ""
-            node.fenced = broker.fenced
-            node.brokerEpoch = broker.epoch.rawValue
-            node.leaders = Int32(clamping: image.leaderCount(of: broker.id))
-            node.replicas = Int32(clamping: image.replicaCount(of: broker.id))
-            return node
-        }
-        call.respond(answer)
-    }
-
-    private func answerQuorum(_ call: ServerCall) throws(RPCError) {
-        _ = try call.decode(WireDescribeQuorumRequest.self)
-        call.respond(describeQuorum())
     }
 }

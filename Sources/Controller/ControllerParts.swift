@@ -66,8 +66,8 @@ final class ControllerParts: @unchecked Sendable {
         }
         brokerServices = BrokerServices(controller: controller, watch: watch, logger: logger)
         adminServices = AdminServices(
-            clusterID: properties.clusterID, voters: voters, local: local,
-            controller: controller, forwarder: forwarder,
+            clusterID: properties.clusterID, local: local, controller: controller,
+            forwarder: forwarder, voters: { voters },
             describeQuorum: { [quorum] in quorum.describe() })
         controller.onLeaderChange = { [weak forwarder] in
             forwarder?.leaderChanged(isHere: link.quorum?.leader == local)

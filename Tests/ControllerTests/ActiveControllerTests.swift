@@ -12,78 +12,15 @@ import Testing
 
 /// The shell on a log whose commits happen when the test says so.
 @Suite struct ActiveControllerTests {
-    private final class FakeLog: ProposalLog {
-        var logEndOffset: Offset = 1
-        var uncommitted: [CommittedBatch] = []
-        var isLeader = true
-        var isTooSmall = false
+    private let harness = ControllerHarness()
+    private var log: FakeLog { harness.log }
+    private var controller: ActiveController { harness.controller }
 
-        func propose(_ records: [[UInt8]], epoch: LeaderEpoch) throws(QuorumError) -> Offset {
-            guard isLeader else { throw .notLeader(nil, epoch: epoch) }
-            guard !isTooSmall else { throw .batchTooLarge(bytes: 2, limit: 1) }
-            uncommitted.append(
-                ActiveControllerTests.batch(at: logEndOffset, epoch: epoch, records: records))
-            logEndOffset += Int64(records.count)
-            return logEndOffset + -1
-        }
-    }
+    private typealias Answers = ControllerHarness.Answers
 
-    private let loop = EmbeddedEventLoop()
-    private let log = FakeLog()
-    private let controller: ActiveController
-
-    init() {
-        controller = ActiveController(
-            local: 101, options: ControllerOptions(clusterID: "c"), eventLoop: loop,
-            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
-            log: { [log] in log }, leaderAddress: { "controller 102 at host:1" })
-    }
-
-    private static func batch(
-        at offset: Offset, epoch: LeaderEpoch, records: [[UInt8]]
-    ) -> CommittedBatch {
-        CommittedBatch(
-            baseOffset: offset, nextOffset: offset + Int64(max(records.count, 1)), epoch: epoch,
-            appendTimestamp: 0, records: records)
-    }
-
-    private func lead(_ epoch: LeaderEpoch = 1) {
-        controller.committed(
-            Self.batch(at: controller.committed.nextOffset, epoch: epoch, records: []))
-        log.logEndOffset = controller.committed.nextOffset
-        log.uncommitted = []
-        controller.startedLeading(epoch: epoch)
-        // The level of the metadata records, in a new cluster.
-        commitAll()
-    }
-
-    private func commitAll() {
-        let batches = log.uncommitted
-        log.uncommitted = []
-        for batch in batches { controller.committed(batch) }
-    }
-
-    private final class Answers {
-        var list: [String] = []
-    }
-
-    private func register(_ id: Int32, _ answers: Answers) {
-        let request = RegistrationRequest(
-            clusterID: "c", broker: NodeID(id), incarnation: .random(), host: "h", port: 1,
-            directories: [], maxFeatureLevel: 1)
-        controller.submit { state, now throws(ControllerError) in
-            try state.registerBroker(request, now: now)
-        } completion: { result in
-            answers.list.append(Self.text(result.map { "epoch \($0.epoch)" }))
-        }
-    }
-
-    private static func text(_ result: Result<String, RPCError>) -> String {
-        switch result {
-        case .success(let text): text
-        case .failure(let error): error.code?.name ?? "\(error.status)"
-        }
-    }
+    private func lead(_ epoch: LeaderEpoch = 1) { harness.lead(epoch) }
+    private func commitAll() { harness.commitAll() }
+    private func register(_ id: Int32, _ answers: Answers) { harness.register(id, answers) }
 
     @Test("R23") func answersWaitForTheCommit() {
         lead()
@@ -155,7 +92,8 @@ import Testing
             broker: NodeID(id), epoch: epoch, appliedOffset: 0, wantsFence: false,
             wantsShutdown: false)
         controller.heartbeat(request) { result in
-            answers.list.append(Self.text(result.map { $0.isFenced ? "fenced" : "active" }))
+            answers.list.append(
+                ControllerHarness.text(result.map { $0.isFenced ? "fenced" : "active" }))
         }
     }
 
@@ -183,7 +121,7 @@ import Testing
 
     @Test func standbyFollowsTheLog() {
         controller.committed(
-            Self.batch(
+            FakeLog.batch(
                 at: 0, epoch: 1,
                 records: [MetadataRecord.topic(id: TopicID(high: 1, low: 1), name: "t").encoded()]))
         #expect(controller.committed.topic(named: "t") != nil)
@@ -194,12 +132,12 @@ import Testing
         var failures = 0
         controller.onFailure = { _ in failures += 1 }
         let topic = MetadataRecord.topic(id: TopicID(high: 1, low: 1), name: "t").encoded()
-        controller.committed(Self.batch(at: 0, epoch: 1, records: [topic, [0xff]]))
+        controller.committed(FakeLog.batch(at: 0, epoch: 1, records: [topic, [0xff]]))
         #expect(failures == 1)
         #expect(controller.committed.topics.isEmpty)
         #expect(controller.committed.nextOffset == 0)
         // Nothing that comes after it counts, and this node leads no more.
-        controller.committed(Self.batch(at: 2, epoch: 1, records: [topic]))
+        controller.committed(FakeLog.batch(at: 2, epoch: 1, records: [topic]))
         #expect(failures == 1)
         #expect(controller.committed.nextOffset == 0)
         controller.startedLeading(epoch: 1)
