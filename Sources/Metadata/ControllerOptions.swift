@@ -21,6 +21,8 @@ package struct ControllerOptions: Sendable {
     /// the silence says nothing about the brokers.
     package var longestCheckGap: Duration = .milliseconds(500)
 
+    /// What nodes are configured with by their own files, as this one is: every key with its value.
+    package var nodeConfigs: [String: String] = [:]
     /// The most bytes of one batch of records; what may not be split must fit.
     package var maxBatchBytes = 960 << 10
 

@@ -273,6 +273,10 @@ extension ControllerState {
         }
         var draft = MetadataDraft(image: image, options: options)
         draft.append(.unregisterBroker(id, epoch: broker.epoch))
+        for name in (image.configs[.broker(id)] ?? [:]).keys.sorted() {
+            draft.append(
+                .config(ConfigChange(resource: .broker(id), name: name, value: nil)))
+        }
         sessions[id] = nil
         return draft.result(())
     }

@@ -150,7 +150,9 @@ extension ControllerState {
     }
 
     private mutating func place(_ topic: NewTopic) throws(ControllerError) -> [[NodeID]] {
-        let partitions = topic.partitions == 0 ? options.partitions : topic.partitions
+        let partitions =
+            topic.partitions == 0
+            ? image.clusterConfig(.defaultPartitions) ?? options.partitions : topic.partitions
         guard (1...ControllerOptions.maxPartitionsPerCall).contains(partitions) else {
             throw ControllerError(
                 .invalidPartitions,
@@ -165,7 +167,8 @@ extension ControllerState {
         }
         let replicas =
             topic.replicationFactor == 0
-            ? options.replicationFactor ?? min(3, brokers.count) : topic.replicationFactor
+            ? image.clusterConfig(.defaultReplicationFactor) ?? options.replicationFactor
+                ?? min(3, brokers.count) : topic.replicationFactor
         guard replicas >= 1, replicas <= brokers.count else {
             throw ControllerError(
                 .invalidReplicationFactor,

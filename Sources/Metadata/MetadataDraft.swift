@@ -39,12 +39,24 @@ struct MetadataDraft {
                 false, "the controller made a record that does not apply: \(record): \(error)")
         }
         let bytes = record.maxEncodedBytes
-        if maySplit, batchBytes > 0, batchBytes + bytes > options.maxBatchBytes {
-            batches.append([])
-            batchBytes = 0
-        }
+        if maySplit { makeRoom(for: bytes) }
         batches[batches.count - 1].append(record)
         batchBytes += bytes
+    }
+
+    private mutating func makeRoom(for bytes: Int) {
+        guard batchBytes > 0, batchBytes + bytes > options.maxBatchBytes else { return }
+        batches.append([])
+        batchBytes = 0
+    }
+
+    /// Appends records that belong into one batch.
+    mutating func append(_ records: [MetadataRecord]) {
+        if maySplit { makeRoom(for: records.reduce(0) { $0 + $1.maxEncodedBytes }) }
+        let mayGoOn = maySplit
+        maySplit = false
+        for record in records { append(record) }
+        maySplit = mayGoOn
     }
 
     /// Settles the partition after its replicas' standing changed; see `PartitionUpdate`.

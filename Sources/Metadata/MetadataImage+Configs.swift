@@ -1,4 +1,4 @@
-internal import Essentials
+package import Essentials
 internal import HashTreeCollections
 
 extension MetadataImage {
@@ -24,8 +24,10 @@ extension MetadataImage {
     /// Without a config 2 where there are 3, else 1.
     package func minInSyncReplicas(topic: String, replicas: Int) -> Int {
         let configured = integer(topic, .minInSyncReplicas).map { Int(clamping: $0) }
-        return min(configured ?? (replicas >= 3 ? 2 : 1), replicas)
+        return min(configured ?? Self.minInSyncReplicas(forReplicas: replicas), replicas)
     }
+
+    static func minInSyncReplicas(forReplicas replicas: Int) -> Int { replicas >= 3 ? 2 : 1 }
 
     /// `fallback` is what the node itself is configured with.
     package func flushPolicy(
@@ -34,12 +36,20 @@ extension MetadataImage {
         topicConfig(topic, key: .flushPolicy).flatMap(TopicFlushPolicy.init) ?? fallback
     }
 
+    /// The longest an append stays unflushed under `flush.policy=interval`.
+    package func flushInterval(topic: String, default fallback: Duration) -> Duration {
+        integer(topic, .flushMs).map { .milliseconds($0) } ?? fallback
+    }
+
     /// How long records are kept; `nil` for ever.
-    ///
-    /// A week by default.
     package func retention(topic: String) -> Duration? {
-        let milliseconds = integer(topic, .retentionMs) ?? 7 * 24 * 3600 * 1000
+        let milliseconds = integerOrDefault(topic, .retentionMs)
         return milliseconds < 0 ? nil : .milliseconds(milliseconds)
+    }
+
+    /// The age at which a segment is closed.
+    package func segmentAge(topic: String) -> Duration {
+        .milliseconds(integerOrDefault(topic, .segmentMs))
     }
 
     /// How many bytes a partition keeps at least; `nil` without a limit, which is the default.
@@ -71,10 +81,55 @@ extension MetadataImage {
     }
 
     private func cleanupPolicies(_ topic: String) -> [String] {
-        topicConfig(topic, key: .cleanupPolicy).map(TopicConfigKey.items) ?? ["delete"]
+        topicConfig(topic, key: .cleanupPolicy).map(ConfigValues.items) ?? ["delete"]
+    }
+
+    private func integerOrDefault(_ topic: String, _ key: TopicConfigKey) -> Int64 {
+        integer(topic, key) ?? Int64(key.definition.defaultValue) ?? 0
     }
 
     private func integer(_ topic: String, _ key: TopicConfigKey) -> Int64? {
         topicConfig(topic, key: key).flatMap { Int64($0) }
+    }
+
+    // MARK: Brokers
+
+    /// The value set for a broker, or for all of them; `nil` where the broker's own file decides.
+    package func brokerConfig(_ broker: NodeID, key: BrokerConfigKey) -> String? {
+        configs[.broker(broker)]?[key.rawValue] ?? configs[.clusterDefault]?[key.rawValue]
+    }
+
+    /// `replica.lag.time.max.ms`; `fallback` is what the broker itself is configured with.
+    package func replicaLagTimeMax(
+        broker: NodeID, default fallback: Duration
+    ) -> Duration {
+        integer(broker, .replicaLagTimeMaxMs).map { .milliseconds($0) } ?? fallback
+    }
+
+    /// `replica.fetch.wait.max.ms`.
+    package func replicaFetchWaitMax(
+        broker: NodeID, default fallback: Duration
+    ) -> Duration {
+        integer(broker, .replicaFetchWaitMaxMs).map { .milliseconds($0) } ?? fallback
+    }
+
+    /// `replica.fetch.response.max.bytes`.
+    package func replicaFetchResponseMaxBytes(broker: NodeID, default fallback: Int) -> Int {
+        integer(broker, .replicaFetchResponseMaxBytes).map { Int(clamping: $0) } ?? fallback
+    }
+
+    /// `fetch.max.bytes`.
+    package func fetchMaxBytes(broker: NodeID, default fallback: Int) -> Int {
+        integer(broker, .fetchMaxBytes).map { Int(clamping: $0) } ?? fallback
+    }
+
+    private func integer(_ broker: NodeID, _ key: BrokerConfigKey) -> Int64? {
+        brokerConfig(broker, key: key).flatMap { Int64($0) }
+    }
+
+    // MARK: The cluster
+
+    func clusterConfig(_ key: ClusterConfigKey) -> Int? {
+        configs[.clusterDefault]?[key.rawValue].flatMap { Int($0) }
     }
 }

@@ -12,7 +12,7 @@ struct PartitionUpdate {
     let id: TopicPartition
     let state: PartitionState
     /// Never more than there are replicas.
-    let minInSyncReplicas: Int
+    var minInSyncReplicas: Int
     let allowsUnclean: Bool
 
     /// The ISR its leader proposes; `nil` keeps the present one.

@@ -1,58 +1,103 @@
 internal import Essentials
 
-/// A config a topic may have, by Kafka's names, with the values it takes.
+/// A config a topic may have, by Kafka's names.
 package enum TopicConfigKey: String, CaseIterable, Sendable {
     case cleanupPolicy = "cleanup.policy"
     case compressionType = "compression.type"
+    case deleteRetentionMs = "delete.retention.ms"
+    case flushMs = "flush.ms"
     case flushPolicy = "flush.policy"
     case maxMessageBytes = "max.message.bytes"
+    case minCleanableDirtyRatio = "min.cleanable.dirty.ratio"
+    case minCompactionLagMs = "min.compaction.lag.ms"
     case minInSyncReplicas = "min.insync.replicas"
     case retentionBytes = "retention.bytes"
     case retentionMs = "retention.ms"
     case segmentBytes = "segment.bytes"
+    case segmentMs = "segment.ms"
     case uncleanLeaderElection = "unclean.leader.election.enable"
 
-    private enum Values {
-        case integer(ClosedRange<Int64>)
-        case oneOf([String])
-        /// One or more of these, separated by commas.
-        case listOf([String])
-    }
+    package var definition: ConfigDefinition { Self.definitions[self] ?? declaration }
 
-    private var values: Values {
-        switch self {
-        case .cleanupPolicy: .listOf(["delete", "compact"])
+    private static let definitions = Dictionary(
+        uniqueKeysWithValues: allCases.map { ($0, $0.declaration) })
+
+    private var declaration: ConfigDefinition {
+        func topic(
+            _ values: ConfigValues, default defaultValue: String, nodeKey: String? = nil,
+            _ documentation: String
+        ) -> ConfigDefinition {
+            ConfigDefinition(
+                rawValue, .topics, values, default: defaultValue, nodeKey: nodeKey, documentation)
+        }
+        let milliseconds = "milliseconds"
+        return switch self {
+        case .cleanupPolicy:
+            topic(
+                .listOf(["delete", "compact"]), default: "delete",
+                "What happens to old records: delete removes them by age and size, compact keeps "
+                    + "the last record of each key.")
         case .compressionType:
-            .oneOf(["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"])
-        case .flushPolicy: .oneOf(TopicFlushPolicy.allCases.map(\.rawValue))
-        case .maxMessageBytes: .integer(0...Int64(Int32.max))
-        case .minInSyncReplicas: .integer(1...Int64(Int32.max))
-        case .retentionBytes, .retentionMs: .integer(-1...Int64.max)
-        case .segmentBytes: .integer(1024...Int64(Int32.max))
-        case .uncleanLeaderElection: .oneOf(["true", "false"])
+            topic(
+                .oneOf(["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]),
+                default: "producer", "How record batches are stored; producer leaves them as sent.")
+        case .deleteRetentionMs:
+            topic(
+                .integer(0...Int64.max, unit: milliseconds), default: "86400000",
+                "How long compaction keeps the record that says a key is deleted.")
+        case .flushMs:
+            topic(
+                .integer(1...3_600_000, unit: milliseconds), default: "1000", nodeKey: "flush.ms",
+                "The longest an append stays unflushed under flush.policy=interval.")
+        case .flushPolicy:
+            topic(
+                .oneOf(TopicFlushPolicy.allCases.map(\.rawValue)), default: "commit",
+                nodeKey: "flush.policy",
+                "When an append is made durable: commit (before it is acknowledged), interval (by "
+                    + "flush.ms) or os (when the system does it).")
+        case .maxMessageBytes:
+            topic(
+                .integer(0...Int64(Int32.max), unit: "bytes"), default: "1048588",
+                nodeKey: "message.max.bytes", "The largest record batch a producer may send.")
+        case .minCleanableDirtyRatio:
+            topic(
+                .ratio, default: "0.5",
+                "The share of a log that must be uncompacted before compaction is worth it.")
+        case .minCompactionLagMs:
+            topic(
+                .integer(0...Int64.max, unit: milliseconds), default: "0",
+                "How long a record is safe from compaction.")
+        case .minInSyncReplicas:
+            topic(
+                .integer(1...Int64(Int32.max)),
+                default: "2 for topics with 3 replicas or more, else 1",
+                nodeKey: "min.insync.replicas",
+                "An acks=all write is refused while fewer replicas than this are in sync.")
+        case .retentionBytes:
+            topic(
+                .integer(-1...Int64.max, unit: "bytes"), default: "-1",
+                "How much of a partition is kept at least; -1 for no limit.")
+        case .retentionMs:
+            topic(
+                .integer(-1...Int64.max, unit: milliseconds), default: "604800000",
+                "How long records are kept; -1 for ever.")
+        case .segmentBytes:
+            topic(
+                .integer(1024...Int64(Int32.max), unit: "bytes"), default: "1073741824",
+                nodeKey: "log.segment.bytes",
+                "A log starts a new segment when the current one would outgrow this.")
+        case .segmentMs:
+            topic(
+                .integer(1...Int64.max, unit: milliseconds), default: "604800000",
+                "A log starts a new segment when the current one is older than this.")
+        case .uncleanLeaderElection:
+            topic(
+                .flag, default: "false", nodeKey: "unclean.leader.election.enable",
+                "Whether a replica that may lack committed records may lead if no other is left.")
         }
     }
 
-    /// What is wrong with `value`, in words for whoever wrote it; `nil` when nothing is.
-    package func problem(with value: String) -> String? {
-        switch values {
-        case .integer(let range):
-            if let number = Int64(value), range.contains(number) { return nil }
-            let bounds =
-                range.upperBound == .max
-                ? "\(range.lowerBound) or more" : "\(range.lowerBound) to \(range.upperBound)"
-            return "\(rawValue) takes a whole number, \(bounds), not '\(value)'"
-        case .oneOf(let allowed):
-            if allowed.contains(value) { return nil }
-            return "\(rawValue) takes \(allowed.joined(separator: ", ")), not '\(value)'"
-        case .listOf(let allowed):
-            let items = Self.items(of: value)
-            if !items.isEmpty, items.allSatisfy(allowed.contains) { return nil }
-            return "\(rawValue) takes a list of \(allowed.joined(separator: ", ")), not '\(value)'"
-        }
-    }
-
-    /// Checks configs as a user gave them.
+    /// Checks configs as a user gave them for a topic.
     ///
     /// - Throws: INVALID_CONFIG with the first problem by name; an unknown name comes with the
     ///   known one that it most resembles.
@@ -64,15 +109,65 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
                     .invalidConfig,
                     "there is no topic config '\(name)'; did you mean '\(nearest)'?")
             }
-            if let problem = key.problem(with: value) {
+            if let problem = key.definition.problem(with: value) {
                 throw ControllerError(.invalidConfig, problem)
             }
         }
     }
+}
 
-    static func items(of list: String) -> [String] {
-        list.split(separator: ",", omittingEmptySubsequences: false).map { item in
-            String(item.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed())
+/// A config of brokers that changes without a restart.
+package enum BrokerConfigKey: String, CaseIterable, Sendable {
+    case fetchMaxBytes = "fetch.max.bytes"
+    case replicaFetchResponseMaxBytes = "replica.fetch.response.max.bytes"
+    case replicaFetchWaitMaxMs = "replica.fetch.wait.max.ms"
+    case replicaLagTimeMaxMs = "replica.lag.time.max.ms"
+
+    package var definition: ConfigDefinition {
+        func broker(
+            _ values: ConfigValues, default defaultValue: String, _ documentation: String
+        ) -> ConfigDefinition {
+            ConfigDefinition(
+                rawValue, .brokers, values, default: defaultValue, nodeKey: rawValue, documentation)
+        }
+        return switch self {
+        case .fetchMaxBytes:
+            broker(
+                .integer(1024...1 << 30, unit: "bytes"), default: "57671680",
+                "The most one fetch answers, whatever it asks for.")
+        case .replicaFetchResponseMaxBytes:
+            broker(
+                .integer(1024...1 << 30, unit: "bytes"), default: "10485760",
+                "The most one replica fetch answers; a single larger batch still comes through.")
+        case .replicaFetchWaitMaxMs:
+            broker(
+                .integer(1...3_600_000, unit: "milliseconds"), default: "500",
+                "The longest a follower's fetch waits for new records.")
+        case .replicaLagTimeMaxMs:
+            broker(
+                .integer(100...3_600_000, unit: "milliseconds"), default: "30000",
+                "A follower that has not caught up for this long leaves the in-sync replicas.")
+        }
+    }
+}
+
+/// A config of the active controller that changes without a restart.
+package enum ClusterConfigKey: String, CaseIterable, Sendable {
+    case defaultReplicationFactor = "default.replication.factor"
+    case defaultPartitions = "num.partitions"
+
+    package var definition: ConfigDefinition {
+        switch self {
+        case .defaultReplicationFactor:
+            ConfigDefinition(
+                rawValue, .cluster, .integer(1...100),
+                default: "3, or the number of brokers if there are fewer", nodeKey: rawValue,
+                "The replicas of a topic that is created without a number.")
+        case .defaultPartitions:
+            ConfigDefinition(
+                rawValue, .cluster, .integer(1...Int64(ControllerOptions.maxPartitionsPerCall)),
+                default: "1", nodeKey: rawValue,
+                "The partitions of a topic that is created without a number.")
         }
     }
 }

@@ -7,7 +7,7 @@ import Testing
 ///
 /// Every commit checks C3 and C7 to C9; see `TestCluster`.
 @Suite struct RandomCommandTests {
-    @Test(arguments: 1...30)
+    @Test(arguments: 1...20)
     func rulesHoldAndReplayGivesTheSameImage(_ seed: Int) throws {
         var random = SeededGenerator(seed: UInt64(seed))
         var cluster = TestCluster(seed: UInt64(seed))
@@ -16,13 +16,16 @@ import Testing
     }
 
     /// Batches of a few records each; some of them never get into the log.
-    @Test(arguments: 1...30)
+    @Test(arguments: 1...20)
     func rulesHoldBetweenTheBatchesOfADecisionAndAfterLosingSome(_ seed: Int) throws {
         var random = SeededGenerator(seed: UInt64(seed))
-        var cluster = TestCluster(seed: UInt64(seed)) { $0.maxBatchBytes = 640 }
+        var cluster = TestCluster(seed: UInt64(seed))
         cluster.cuts = SeededGenerator(seed: UInt64(seed))
         for id in 1...5 as ClosedRange<Int32> { try cluster.start(NodeID(id)) }
-        for _ in 0..<300 { try cluster.step(&random) }
+        for number in 0..<4 { try cluster.create("t\(number)", partitions: 6) }
+        cluster.limitBatches(to: 300)
+        for _ in 0..<150 { try cluster.step(&random) }
+        #expect(cluster.cutCount > 0, "seed \(seed)")
         #expect(try cluster.replayed() == cluster.image, "seed \(seed)")
     }
 
@@ -43,7 +46,7 @@ extension TestCluster {
         let broker = NodeID(Int32.random(in: 1...5, using: &random))
         let topic = "t\(Int.random(in: 0..<4, using: &random))"
         do {
-            switch Int.random(in: 0..<12, using: &random) {
+            switch Int.random(in: 0..<14, using: &random) {
             case 0:
                 try start(broker)
             case 1:
@@ -72,11 +75,20 @@ extension TestCluster {
                 guard Int.random(in: 0..<4, using: &random) == 0 else { return }
                 commit(try state.deleteTopic(named: topic))
             case 10:
-                guard let state = image.topic(named: topic)?.partitions.first,
-                    state.leader != nil
+                guard let partitions = image.topic(named: topic)?.partitions,
+                    let number = partitions.indices.randomElement(using: &random),
+                    partitions[number].leader != nil
                 else { return }
-                let isr = state.replicas.filter { _ in Bool.random(using: &random) }
-                commit(try alter(topic, isr: isr))
+                let isr = partitions[number].replicas.filter { replica in
+                    image.isActive(replica) && Int.random(in: 0..<8, using: &random) > 0
+                }
+                commit(try alter(topic, Int32(number), isr: isr))
+            case 11:
+                try alterConfigsAtRandom(&random)
+            case 12:
+                if Int.random(in: 0..<10, using: &random) == 0 { try raiseLevel(to: 2) }
+                commit(
+                    try state.allocateProducerIDs(broker: broker, epoch: epoch(broker)))
             default:
                 switch Int.random(in: 0..<3, using: &random) {
                 case 0: try failOver()
@@ -88,5 +100,27 @@ extension TestCluster {
         } catch is ControllerError {
             // A refusal is as good an outcome as any.
         }
+    }
+
+    private mutating func alterConfigsAtRandom(_ random: inout SeededGenerator) throws {
+        let resources: [ConfigResource] = [
+            .clusterDefault, .topic("t0"), .topic("t1"), .topic("t2"), .broker(1), .broker(2),
+        ]
+        let alterations: [ConfigAlteration] = [
+            .init(name: "min.insync.replicas", operation: .set("1")),
+            .init(name: "min.insync.replicas", operation: .set("2")),
+            .init(name: "min.insync.replicas", operation: .set("3")),
+            .init(name: "min.insync.replicas", operation: .delete),
+            .init(name: "unclean.leader.election.enable", operation: .set("true")),
+            .init(name: "unclean.leader.election.enable", operation: .set("false")),
+            .init(name: "unclean.leader.election.enable", operation: .delete),
+            .init(name: "cleanup.policy", operation: .append("compact")),
+            .init(name: "cleanup.policy", operation: .subtract("delete")),
+            .init(name: "replica.lag.time.max.ms", operation: .set("1000")),
+            .init(name: "replica.lag.time.max.ms", operation: .delete),
+        ]
+        guard let resource = resources.randomElement(using: &random) else { return }
+        let some = alterations.filter { _ in Int.random(in: 0..<4, using: &random) == 0 }
+        commit(try state.alterConfigs(of: resource, some))
     }
 }

@@ -208,19 +208,19 @@ struct TestCluster {
 
     /// Its leader proposes this ISR, with everything else as it should be unless it is given.
     func alter(
-        _ topic: String, isr: [NodeID], by broker: NodeID? = nil,
+        _ topic: String, _ number: Int32 = 0, isr: [NodeID], by broker: NodeID? = nil,
         leaderEpoch: LeaderEpoch? = nil, partitionEpoch: PartitionEpoch? = nil,
         memberEpochs: [NodeID: BrokerEpoch] = [:]
     ) throws -> ControllerResult<[AlterPartitionOutcome]> {
         let id = try #require(image.topicIDs[topic])
-        let now = try partition(topic)
+        let now = try partition(topic, number)
         let leader = try broker ?? #require(now.leader)
         return try state.alterPartition(
             AlterPartitionRequest(
                 broker: leader, epoch: epoch(leader),
                 changes: [
                     .init(
-                        id: TopicPartition(topic: id, partition: 0),
+                        id: TopicPartition(topic: id, partition: number),
                         leaderEpoch: leaderEpoch ?? now.leaderEpoch,
                         partitionEpoch: partitionEpoch ?? now.partitionEpoch,
                         isr: isr.map { .init(broker: $0, epoch: memberEpochs[$0] ?? epoch($0)) })
