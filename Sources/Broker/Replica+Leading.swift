@@ -71,17 +71,17 @@ extension Replica {
                 )
             }
         }
+        let stored: ByteBuffer
         let headers: [RecordBatchHeader]
         do throws(RecordError) {
-            headers = try RecordBatches.validateForAppend(
-                batches, maxBatchBytes: settings.maxMessageBytes)
+            (stored, headers) = try settings.appendRules.apply(to: batches)
         } catch {
             throw RPCError(error.code, "\(error)")
         }
         let offsets: Range<Offset>
         do throws(LogError) {
             offsets = try log.appendAsLeader(
-                batches, headers: headers, leaderEpoch: leader.leaderEpoch)
+                stored, headers: headers, leaderEpoch: leader.leaderEpoch)
         } catch {
             throw RPCError(error.code, "nothing was written to \(name): \(error)")
         }

@@ -5,6 +5,7 @@ import Metadata
 import NIOCore
 import NIOPosix
 import RPC
+import Records
 import Replication
 import Storage
 import Synchronization
@@ -301,6 +302,13 @@ extension ReplicaSettings {
             flushPolicy: policy,
             maxMessageBytes: image.maxMessageBytes(
                 topic: topic, default: defaults.maxMessageBytes),
+            compression: Self.compression(
+                image.topicConfig(topic, key: .compressionType) ?? "producer"),
             segmentBytes: image.segmentBytes(topic: topic, default: defaults.segmentBytes))
+    }
+
+    /// What `compression.type` stands for; "producer" is none of the codecs.
+    private static func compression(_ type: String) -> Compression? {
+        type == "uncompressed" ? Compression.none : Compression(name: type)
     }
 }

@@ -1,5 +1,6 @@
 import Essentials
 import NIOCore
+import Records
 import Storage
 
 /// Where a produce request's records went.
@@ -79,7 +80,14 @@ struct ReplicaSettings: Equatable, Sendable {
     var minInSyncReplicas: Int
     var flushPolicy: FlushPolicy
     var maxMessageBytes: Int
+    /// The codec that batches are stored in; `nil` leaves each as its producer chose.
+    var compression: Compression?
     var segmentBytes: Int
+
+    /// What clients' batches must be like, and how they are stored.
+    var appendRules: AppendRules {
+        AppendRules(maxBatchBytes: maxMessageBytes, compression: compression)
+    }
 }
 
 /// A log and the disk it is on, on its way from one owner to the next or with its replica.

@@ -232,7 +232,8 @@ package nonisolated struct WireProduceRequest: Sendable {
   /// The readable form, for JSON and for small clients.
   package var records: [WireRecord] = []
 
-  /// The compact form: one or more record batches v2 (magic 2). Excludes `records`.
+  /// The compact form: one or more record batches v2 (magic 2). Excludes `records`. Compressed ones
+  /// together may have 64 MiB of records.
   /// The last field, so that its bytes end the message.
   package var recordBatches: Data = Data()
 

@@ -253,13 +253,13 @@ final class ReplicaCluster: Sendable {
     /// Writes one batch at `broker`, as soon as it takes any.
     func produce(
         _ values: [String], to topic: String, partition: Int32 = 0, at broker: NodeID,
-        acks: WireAcks = .all, timeout: Duration = .seconds(20)
+        acks: WireAcks = .all, timeout: Duration = .seconds(20), compression: Compression = .none
     ) async throws -> ProduceOutcome {
         var builder = RecordBatchBuilder()
         for value in values {
             builder.append(key: nil, value: ByteBuffer(string: value), timestamp: 1_700_000_000_000)
         }
-        let batch = builder.finish()
+        let batch = builder.finish(compression: compression)
         let start = ContinuousClock.now
         while true {
             do {
@@ -292,16 +292,22 @@ final class ReplicaCluster: Sendable {
     func consume(
         _ topic: String, partition: Int32 = 0, at broker: NodeID
     ) async throws -> [String] {
-        let replica = try replica(topic, partition, at: broker)
-        let bytes = try await replica.eventLoop.submit {
-            try replica.fetch(from: 0, maxBytes: 100 << 20, currentLeaderEpoch: nil).batches
-        }.get()
-        var reader = RecordReader(bytes)
+        var reader = RecordReader(try await batches(topic, partition: partition, at: broker))
         var values: [String] = []
         while let record = try reader.next() {
             values.append(record.value.map { String(buffer: $0) } ?? "")
         }
         return values
+    }
+
+    /// The batches that `broker`, the leader, lets clients read.
+    func batches(
+        _ topic: String, partition: Int32 = 0, at broker: NodeID
+    ) async throws -> ByteBuffer {
+        let replica = try replica(topic, partition, at: broker)
+        return try await replica.eventLoop.submit {
+            try replica.fetch(from: 0, maxBytes: 100 << 20, currentLeaderEpoch: nil).batches
+        }.get()
     }
 
     func status(

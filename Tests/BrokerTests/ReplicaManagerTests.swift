@@ -225,6 +225,39 @@ struct ReplicaManagerTests {
         }
     }
 
+    @Test func batchesStayCompressedAsTheirProducerOrTheirTopicWants() async throws {
+        try await ReplicaCluster.run { cluster in
+            _ = try cluster.createTopic("kept")
+            _ = try cluster.createTopic("packed")
+            let name = "compression.type"
+            cluster.commit([
+                .config(ConfigChange(resource: .topic("packed"), name: name, value: "zstd"))
+            ])
+            let values = (0..<200).map { "value \($0)" }
+            for topic in ["kept", "packed"] {
+                for codec in Compression.allCases {
+                    _ = try await cluster.produce(values, to: topic, at: 1, compression: codec)
+                }
+                let all = Compression.allCases.flatMap { _ in values }
+                #expect(try await cluster.consume(topic, at: 1) == all)
+            }
+            func codecs(_ topic: String) async throws -> [Compression?] {
+                try RecordBatches.headers(of: try await cluster.batches(topic, at: 1))
+                    .map(\.compression)
+            }
+            #expect(try await codecs("kept") == Compression.allCases)
+            #expect(try await codecs("packed") == Compression.allCases.map { _ in .zstd })
+
+            cluster.commit([
+                .config(ConfigChange(resource: .topic("packed"), name: name, value: "uncompressed"))
+            ])
+            try await cluster.eventually("the new setting is in force") {
+                _ = try await cluster.produce(values, to: "packed", at: 1, compression: .gzip)
+                return try await codecs("packed").last == Compression.none
+            }
+        }
+    }
+
     @Test("S4: a damaged replica alone goes offline, and says why")
     func aDamagedReplicaAloneGoesOffline() async throws {
         try await ReplicaCluster.run(brokers: [1]) { cluster in
