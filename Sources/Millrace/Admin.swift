@@ -1,12 +1,13 @@
 internal import Essentials
 internal import Protocol
 
-/// Creates, deletes and describes topics; describes the cluster and its metadata quorum.
+/// Creates, deletes and describes topics; changes configs and feature levels; describes the cluster,
+/// its metadata and its metadata quorum, and changes the quorum's voters.
 ///
 /// Any broker takes a call and passes it on to the active controller. Usable from any thread.
 public final class Admin: Sendable {
-    private static let service = "/millrace.v1.Admin/"
-    private let core: ClientCore
+    static let service = "/millrace.v1.Admin/"
+    let core: ClientCore
 
     public init(client: MillraceClient) {
         core = client.core
@@ -84,14 +85,19 @@ public final class Admin: Sendable {
             nodes: answer.nodes.map(NodeDescription.init).sorted { $0.id < $1.id })
     }
 
-    public func describeQuorum() async throws(MillraceError) -> QuorumDescription {
-        let answer: WireDescribeQuorumResponse = try await core.callAny(
-            "/millrace.v1.Quorum/DescribeQuorum", WireDescribeQuorumRequest())
-        return QuorumDescription(
-            clusterID: answer.clusterID, leaderID: answer.hasLeaderID ? answer.leaderID : nil,
-            leaderEpoch: answer.leaderEpoch, highWatermark: answer.highWatermark,
-            voters: answer.voters.map(QuorumReplicaDescription.init),
-            observers: answer.observers.map(QuorumReplicaDescription.init))
+    /// Forgets a broker that will not come back.
+    ///
+    /// It must be fenced, and hold no replicas.
+    /// - Throws: `BROKER_ID_NOT_REGISTERED`, or `INVALID_REQUEST` while it serves or holds replicas.
+    public func unregisterBroker(_ id: Int32) async throws(MillraceError) {
+        var request = WireUnregisterBrokerRequest()
+        request.id = id
+        let _: WireUnregisterBrokerResponse = try await core.callAny(
+            Self.service + "UnregisterBroker", request
+        ) { error in
+            // The attempt whose answer was lost did it.
+            error.code == ErrorCode.brokerIDNotRegistered.name ? .init() : nil
+        }
     }
 
     // MARK: Offsets
@@ -151,18 +157,5 @@ extension NodeDescription {
             brokerEpoch: node.hasBrokerEpoch ? node.brokerEpoch : nil,
             leaders: node.hasLeaders ? Int(node.leaders) : nil,
             replicas: node.hasReplicas ? Int(node.replicas) : nil)
-    }
-}
-
-extension QuorumReplicaDescription {
-    init(_ replica: WireQuorumReplica) {
-        self.init(
-            id: replica.id, directoryID: replica.directoryID.isEmpty ? nil : replica.directoryID,
-            logEndOffset: replica.hasLogEndOffset ? replica.logEndOffset : nil,
-            lag: replica.hasLag ? replica.lag : nil,
-            lastFetchTimestamp: replica.hasLastFetchTimestamp ? replica.lastFetchTimestamp : nil,
-            lastCaughtUpTimestamp: replica.hasLastCaughtUpTimestamp
-                ? replica.lastCaughtUpTimestamp : nil,
-            host: replica.host, port: Int(replica.port))
     }
 }

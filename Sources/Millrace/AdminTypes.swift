@@ -71,32 +71,6 @@ public struct NodeDescription: Sendable, Hashable {
     public var replicas: Int?
 }
 
-/// The metadata quorum, as its leader sees it.
-public struct QuorumDescription: Sendable, Hashable {
-    public var clusterID: String
-    public var leaderID: Int32?
-    public var leaderEpoch: Int32
-    public var highWatermark: Int64
-    public var voters: [QuorumReplicaDescription]
-    public var observers: [QuorumReplicaDescription]
-}
-
-public struct QuorumReplicaDescription: Sendable, Hashable {
-    public var id: Int32
-    /// The id of its metadata log directory; `nil` when not known.
-    public var directoryID: String?
-    /// `nil` when this leader has not heard from it.
-    public var logEndOffset: Int64?
-    /// Records it is behind the leader; `nil` when this leader has not heard from it.
-    public var lag: Int64?
-    /// Milliseconds since 1970; `nil` when this leader has not heard from it.
-    public var lastFetchTimestamp: Int64?
-    /// When it last held everything the leader then had.
-    public var lastCaughtUpTimestamp: Int64?
-    public var host: String
-    public var port: Int
-}
-
 /// An offset found by `Admin.offset(of:)`.
 public struct FoundOffset: Sendable, Hashable {
     /// `nil` when no record has the time asked for, or a later one.

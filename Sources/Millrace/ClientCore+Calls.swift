@@ -40,29 +40,43 @@ extension ClientCore {
 
     /// Calls any broker, then another one, until one answers or fails for good.
     ///
-    /// - Parameter isRepeatable: whether a call whose outcome is unknown may be sent again.
+    /// - Parameters:
+    ///   - isRepeatable: whether a call whose outcome is unknown may be sent again.
+    ///   - attemptTimeout: how long one broker may take before another one is asked.
+    ///   - settle: told of the failure of a call that was sent again; the answer if the failure means
+    ///     that an earlier attempt did the work, though its answer was lost.
     func callAny<Request: Message & Sendable, Answer: Message & Sendable>(
         _ path: String, _ request: Request, returning: Answer.Type = Answer.self,
-        timeout: Duration? = nil, isRepeatable: Bool = true
+        timeout: Duration? = nil, isRepeatable: Bool = true,
+        attemptTimeout: Duration = .seconds(2),
+        settle: (MillraceError) async -> Answer? = { _ in nil }
     ) async throws(MillraceError) -> Answer {
         let deadline = NIODeadline.now() + .init(timeout ?? configuration.metadataTimeout)
         var failures = 0
+        var mayBeDone = false
         while true {
             var last: MillraceError?
             for address in try await wait(for: { $0(.success(self.candidates())) }) {
                 // A paused broker must not use up the time in which another one would answer.
-                let attempt = isRepeatable ? min(deadline, .now() + .seconds(2)) : deadline
+                let attempt =
+                    isRepeatable ? min(deadline, .now() + .init(attemptTimeout)) : deadline
                 switch try await call(path, request, at: address, until: attempt)
                     as Result<Answer, RPCError>
                 {
                 case .success(let answer):
+                    // So that the bootstrap list alone is not all that is ever asked.
+                    _ = onLoop { if self.metadata.brokers.isEmpty { self.refresh { _ in } } }
                     return answer
                 case .failure(let error):
                     let isUnknown = error.leavesOutcomeUnknown
                     let mayRepeat = isRepeatable || !isUnknown
                     guard FailureKind(error) != .permanent, mayRepeat else {
-                        throw MillraceError(error, isOutcomeUnknown: !isRepeatable && isUnknown)
+                        let failure = MillraceError(
+                            error, isOutcomeUnknown: !isRepeatable && isUnknown)
+                        if mayBeDone, let answer = await settle(failure) { return answer }
+                        throw failure
                     }
+                    if isUnknown { mayBeDone = true }
                     _ = onLoop { self.noteFailure(at: address) }
                     last =
                         error.isConnectionFailure

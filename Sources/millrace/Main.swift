@@ -17,7 +17,8 @@ struct RootCommand: AsyncParsableCommand {
                 name: "Use",
                 subcommands: [
                     TopicCommand.self, ProduceCommand.self, ConsumeCommand.self,
-                    QuorumCommand.self, ClusterCommand.self, BenchCommand.self,
+                    QuorumCommand.self, MetadataCommand.self, ClusterCommand.self,
+                    BenchCommand.self,
                 ]),
         ])
 }

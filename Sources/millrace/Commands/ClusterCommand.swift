@@ -1,10 +1,20 @@
 import ArgumentParser
 import Millrace
 
-/// `millrace cluster`: every node, its role, and whether it serves.
+/// `millrace cluster`: the nodes, the features they agree on, and what is done to the whole.
 struct ClusterCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "cluster",
+        commandName: "cluster", abstract: "Show the cluster's nodes and features, and change them.",
+        subcommands: [
+            ClusterNodesCommand.self, ClusterFeaturesCommand.self, ClusterUpgradeCommand.self,
+            ClusterUnregisterCommand.self,
+        ], defaultSubcommand: ClusterNodesCommand.self)
+}
+
+/// `millrace cluster nodes`, or just `millrace cluster`: every node, its role, and whether it serves.
+struct ClusterNodesCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "nodes",
         abstract: "Show the cluster's nodes: roles, racks, fenced or not, leaders per broker.")
 
     @OptionGroup var client: ClientOptions

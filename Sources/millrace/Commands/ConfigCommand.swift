@@ -1,12 +1,23 @@
 import ArgumentParser
 import Configuration
 
-/// `millrace config`: every key of a node, or the settings one node would start with.
+/// `millrace config`: a node's keys and settings, and the configs that change while a cluster runs.
 struct ConfigCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "config",
+        abstract: "List a node's keys; show and change the configs of a running cluster.",
+        subcommands: [
+            ConfigKeysCommand.self, ConfigDescribeCommand.self, ConfigAlterCommand.self,
+        ], defaultSubcommand: ConfigKeysCommand.self)
+}
+
+/// `millrace config keys`, or just `millrace config`: every key of a node, or the settings one node
+/// would start with.
+struct ConfigKeysCommand: AsyncParsableCommand {
     enum Output: String, ExpressibleByArgument, CaseIterable { case text, json }
 
     static let configuration = CommandConfiguration(
-        commandName: "config",
+        commandName: "keys",
         abstract: "List every configuration key, or with --config or --set check a node's settings."
     )
 

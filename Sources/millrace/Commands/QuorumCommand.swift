@@ -1,16 +1,20 @@
 import ArgumentParser
 import Millrace
 
-/// `millrace quorum`: the metadata quorum, as its leader sees it.
+/// `millrace quorum`: the metadata quorum, as its leader sees it, and changes to its voters.
 struct QuorumCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "quorum", abstract: "Show the metadata quorum.",
-        subcommands: [QuorumStatusCommand.self, QuorumReplicationCommand.self])
+        commandName: "quorum", abstract: "Show and change the metadata quorum.",
+        subcommands: [
+            QuorumStatusCommand.self, QuorumReplicationCommand.self, QuorumWatchCommand.self,
+            QuorumAddVoterCommand.self, QuorumRemoveVoterCommand.self,
+            QuorumTransferCommand.self,
+        ])
 }
 
 struct QuorumStatusCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "status", abstract: "Show the leader, its epoch and the high watermark.")
+        commandName: "status", abstract: "Show the leader, its epoch, its log and its voters.")
 
     @OptionGroup var client: ClientOptions
     @OptionGroup var output: OutputOptions
@@ -18,22 +22,16 @@ struct QuorumStatusCommand: AsyncParsableCommand {
     func run() async throws {
         let quorum = try await client.withClient { try await Admin(client: $0).describeQuorum() }
         printResult(
-            output.output,
-            json: .object([
-                ("clusterId", .string(quorum.clusterID)),
-                ("leaderId", JSONValue(quorum.leaderID)),
-                ("leaderEpoch", JSONValue(quorum.leaderEpoch)),
-                ("highWatermark", JSONValue(quorum.highWatermark)),
-                ("voters", .array(quorum.voters.map(\.json))),
-                ("observers", .array(quorum.observers.map(\.json))),
-            ]),
+            output.output, json: quorum.json,
             text: [
                 "Cluster id:       \(quorum.clusterID)",
                 "Leader id:        \(quorum.leaderID.map { "\($0)" } ?? "none")",
                 "Leader epoch:     \(quorum.leaderEpoch)",
                 "High watermark:   \(quorum.highWatermark)",
+                "Log:              \(quorum.logText)",
+                "Snapshot:         \(quorum.snapshot.map(\.text) ?? "none")",
                 "Max voter lag:    \(maxLag(quorum.voters))",
-                "Voters:           \(list(quorum.voters))",
+                "Voters:           \(quorum.voters.voterText)",
                 "Observers:        \(list(quorum.observers))",
             ])
     }
@@ -50,6 +48,67 @@ struct QuorumStatusCommand: AsyncParsableCommand {
     }
 }
 
+extension QuorumDescription {
+    var json: JSONValue {
+        .object([
+            ("clusterId", .string(clusterID)),
+            ("leaderId", JSONValue(leaderID)),
+            ("leaderEpoch", JSONValue(leaderEpoch)),
+            ("highWatermark", JSONValue(highWatermark)),
+            ("logStartOffset", JSONValue(logStartOffset)),
+            ("logEndOffset", JSONValue(logEndOffset)),
+            ("snapshot", snapshot.map(\.json) ?? .null),
+            ("voters", .array(voters.map(\.json))),
+            ("observers", .array(observers.map(\.json))),
+        ])
+    }
+
+    /// The offsets that the leader's log holds, the end exclusive.
+    var logText: String {
+        guard let start = logStartOffset, let end = logEndOffset else { return "not known" }
+        return "\(start) to \(end)"
+    }
+}
+
+extension SnapshotDescription {
+    var text: String {
+        let size = sizeBytes.map { ", \(byteText($0))" } ?? ""
+        return "up to \(endOffset), epoch \(epoch)\(size)"
+    }
+
+    fileprivate var json: JSONValue {
+        .object([
+            ("endOffset", JSONValue(endOffset)), ("epoch", JSONValue(epoch)),
+            ("sizeBytes", JSONValue(sizeBytes)),
+        ])
+    }
+}
+
+extension [QuorumReplicaDescription] {
+    /// Every voter as `quorum add-voter` takes it, without its directory.
+    var voterText: String {
+        let voters = self.sorted { $0.id < $1.id }.map { voter in
+            voter.host.isEmpty
+                ? "\(voter.id)"
+                : "\(voter.id)@\(BrokerAddress(host: voter.host, port: voter.port))"
+        }
+        return voters.isEmpty ? "none" : voters.joined(separator: ", ")
+    }
+}
+
+/// A number of bytes for people to read.
+func byteText(_ bytes: Int64) -> String {
+    let units = ["kB", "MB", "GB", "TB"]
+    guard bytes >= 1_000 else { return "\(bytes) bytes" }
+    var value = Double(bytes) / 1_000
+    var unit = 0
+    while value >= 999.95, unit < units.count - 1 {
+        value /= 1_000
+        unit += 1
+    }
+    return rounded(value, 1) + " " + units[unit]
+}
+
 struct QuorumReplicationCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "replication",
@@ -64,11 +123,12 @@ struct QuorumReplicationCommand: AsyncParsableCommand {
             (replica, replica.id == quorum.leaderID ? "leader" : "follower")
         }
         rows += quorum.observers.map { ($0, "observer") }
-        var table = Table("NODE", "LOG END", "LAG", "LAST FETCH", "LAST CAUGHT UP", "STATUS")
+        var table = Table(
+            "NODE", "DIRECTORY", "LOG END", "LAG", "LAST FETCH", "LAST CAUGHT UP", "STATUS")
         for (replica, status) in rows {
             table.add(
-                "\(replica.id)", replica.logEndOffset.map { "\($0)" } ?? "-",
-                replica.lag.map { "\($0)" } ?? "-",
+                "\(replica.id)", replica.directoryID ?? "-",
+                replica.logEndOffset.map { "\($0)" } ?? "-", replica.lag.map { "\($0)" } ?? "-",
                 age(replica.lastFetchTimestamp, of: status),
                 age(replica.lastCaughtUpTimestamp, of: status), status)
         }
@@ -77,7 +137,20 @@ struct QuorumReplicationCommand: AsyncParsableCommand {
             return .object(fields + [("status", .string(status))])
         }
         printResult(
-            output.output, json: .object([("replicas", .array(json))]), text: table.lines)
+            output.output,
+            json: .object([
+                ("leaderId", JSONValue(quorum.leaderID)),
+                ("leaderEpoch", JSONValue(quorum.leaderEpoch)),
+                ("logStartOffset", JSONValue(quorum.logStartOffset)),
+                ("logEndOffset", JSONValue(quorum.logEndOffset)),
+                ("snapshot", quorum.snapshot.map(\.json) ?? .null),
+                ("replicas", .array(json)),
+            ]),
+            text: table.lines + [
+                "",
+                "Log of the leader: \(quorum.logText). Its snapshot: "
+                    + "\(quorum.snapshot?.text ?? "none").",
+            ])
     }
 
     /// How long ago that was.
@@ -92,7 +165,7 @@ struct QuorumReplicationCommand: AsyncParsableCommand {
 }
 
 extension QuorumReplicaDescription {
-    fileprivate var json: JSONValue {
+    var json: JSONValue {
         .object([
             ("id", JSONValue(id)), ("directoryId", JSONValue(directoryID)),
             ("logEndOffset", JSONValue(logEndOffset)), ("lag", JSONValue(lag)),

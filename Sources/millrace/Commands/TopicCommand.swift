@@ -1,13 +1,13 @@
 import ArgumentParser
 import Millrace
 
-/// `millrace topic`: create, list, describe and delete topics.
+/// `millrace topic`: create, list, describe, alter and delete topics.
 struct TopicCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "topic", abstract: "Create, list, describe and delete topics.",
+        commandName: "topic", abstract: "Create, list, describe, alter and delete topics.",
         subcommands: [
             TopicCreateCommand.self, TopicListCommand.self, TopicDescribeCommand.self,
-            TopicDeleteCommand.self,
+            TopicAlterCommand.self, TopicDeleteCommand.self,
         ])
 }
 
@@ -150,6 +150,56 @@ struct TopicDescribeCommand: AsyncParsableCommand {
 
     private func list(_ ids: [Int32]) -> String {
         ids.isEmpty ? "-" : ids.map { "\($0)" }.joined(separator: ",")
+    }
+}
+
+struct TopicAlterCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "alter", abstract: "Change a topic's configs, all or none, while it is in use."
+    )
+
+    @Argument(help: "The topic's name.")
+    var topic: String
+
+    @Option(
+        parsing: .singleValue,
+        help: ArgumentHelp(
+            "A new value, such as min.insync.replicas=2; repeatable.", valueName: "key=value"))
+    var config: [String] = []
+
+    @Option(
+        parsing: .singleValue,
+        help: ArgumentHelp("Back to the default; repeatable.", valueName: "key"))
+    var deleteConfig: [String] = []
+
+    @Flag(help: "Check everything, change nothing.")
+    var validateOnly = false
+
+    @OptionGroup var client: ClientOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        guard !(try changes).isEmpty else {
+            throw ValidationError("Say what to change: --config or --delete-config.")
+        }
+    }
+
+    private var changes: [ConfigAlteration] {
+        get throws(ValidationError) {
+            var changes: [ConfigAlteration] = []
+            for text in config { changes.append(try .parse(text, option: "--config") { .set($0) }) }
+            for text in deleteConfig {
+                changes.append(try .parseKey(text, option: "--delete-config"))
+            }
+            try ConfigAlteration.check(changes)
+            return changes
+        }
+    }
+
+    func run() async throws {
+        try await alterConfigs(
+            of: .topic(topic), try changes, validateOnly: validateOnly, client: client,
+            output: output.output)
     }
 }
 

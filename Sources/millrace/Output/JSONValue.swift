@@ -7,6 +7,8 @@ enum JSONValue {
     case string(String)
     case array([JSONValue])
     case object([(name: String, value: JSONValue)])
+    /// JSON text that somebody else wrote.
+    case raw(String)
 
     init(_ value: some BinaryInteger) {
         self = .integer(Int64(clamping: value))
@@ -42,6 +44,7 @@ enum JSONValue {
         case .integer(let value): text += String(value)
         case .number(let value): text += value.isFinite ? "\(value)" : "null"
         case .string(let value): text += jsonString(value)
+        case .raw(let value): text += value
         case .array(let values):
             // A list of plain values, such as replicas, reads best on one line.
             let isShort = values.allSatisfy { !$0.isNested }
@@ -60,7 +63,7 @@ enum JSONValue {
     private var isNested: Bool {
         switch self {
         case .array, .object: true
-        case .null, .bool, .integer, .number, .string: false
+        case .null, .bool, .integer, .number, .string, .raw: false
         }
     }
 
@@ -78,4 +81,54 @@ enum JSONValue {
         if let indent, !elements.isEmpty { text += "\n" + String(repeating: " ", count: indent) }
         text += close
     }
+}
+
+/// JSON text with one field or element a line, for people to read.
+///
+/// What is inside strings, and the order of fields, stays as it is.
+func indentedJSON(_ text: String) -> String {
+    var result: [UInt8] = []
+    var depth = 0
+    var isInString = false
+    var isEscaped = false
+    /// The text so far ends with an opening bracket.
+    var isFresh = false
+    func newLine() { result += [UInt8(ascii: "\n")] + .init(repeating: 0x20, count: 2 * depth) }
+    for byte in text.utf8 {
+        if isInString {
+            result.append(byte)
+            if isEscaped {
+                isEscaped = false
+            } else if byte == UInt8(ascii: "\\") {
+                isEscaped = true
+            } else if byte == UInt8(ascii: "\"") {
+                isInString = false
+            }
+            continue
+        }
+        switch byte {
+        case UInt8(ascii: " "), UInt8(ascii: "\n"), UInt8(ascii: "\r"), UInt8(ascii: "\t"):
+            continue
+        case UInt8(ascii: "}"), UInt8(ascii: "]"):
+            depth = max(0, depth - 1)
+            if !isFresh { newLine() }
+            isFresh = false
+            result.append(byte)
+            continue
+        default: break
+        }
+        if isFresh { newLine() }
+        isFresh = false
+        result.append(byte)
+        switch byte {
+        case UInt8(ascii: "\""): isInString = true
+        case UInt8(ascii: "{"), UInt8(ascii: "["):
+            depth += 1
+            isFresh = true
+        case UInt8(ascii: ","): newLine()
+        case UInt8(ascii: ":"): result.append(UInt8(ascii: " "))
+        default: break
+        }
+    }
+    return String(decoding: result, as: UTF8.self)
 }
