@@ -101,7 +101,7 @@ let package = Package(
         .testTarget(name: "EssentialsTests", dependencies: ["Essentials"], swiftSettings: settings),
         .testTarget(
             name: "RecordsTests", dependencies: ["Records", "Essentials", nioCore],
-            swiftSettings: settings),
+            exclude: ["CrossCheck", "Fixtures"], swiftSettings: settings),
         .testTarget(
             name: "StorageTests", dependencies: ["Storage", "Records", "Essentials", nioCore],
             swiftSettings: settings),
