@@ -84,7 +84,7 @@ package final class LogDirectory: LogCheckpointStore {
             return LogDirectory(
                 path: path, fileSystem: fileSystem, lock: lock,
                 mark: marker.flatMap { CleanShutdownMark(decoding: $0) },
-                checkpoints: checkpoints, folders: try folders(in: path, fileSystem))
+                checkpoints: checkpoints, folders: try logFolders(in: path, fileSystem))
         }
     }
 
@@ -93,16 +93,18 @@ package final class LogDirectory: LogCheckpointStore {
     /// The folders that hold a partition's log, sorted; the metadata log's is none of them.
     package func partitionFolders() throws(LogError) -> [PartitionFolder] {
         try io { () throws(FileError) in
-            try Self.folders(in: path, fileSystem).compactMap { PartitionFolder($0) }
+            try Self.logFolders(in: path, fileSystem).filter { $0 != Self.metadataFolder }
+                .compactMap { PartitionFolder($0) }
         }
     }
 
-    private static func folders(
+    /// The folders that hold a log, the metadata log's among them: a crash spares none.
+    private static func logFolders(
         in path: String, _ fileSystem: any FileSystem
     ) throws(FileError) -> [String] {
         var folders: [String] = []
         for name in try fileSystem.contents(of: path)
-        where PartitionFolder(name) != nil && name != metadataFolder {
+        where PartitionFolder(name) != nil {
             if try fileSystem.isDirectory("\(path)/\(name)") { folders.append(name) }
         }
         return folders

@@ -101,6 +101,44 @@ func whatIsNoMarkOfACleanStopCountsAsNone(mark: String) throws {
     #expect(try !LogDirectory.open(directory.path).wasCleanShutdown)
 }
 
+/// S2, R9.
+@Test(arguments: 0..<20 as Range<UInt64>)
+func theMetadataLogIsCheckedAfterACrashAlsoIfTheFirstStartFailed(seed: UInt64) throws {
+    let disk = SimulatedDisk(seed: seed)
+    let folder = LogDirectory.metadataFolder
+    let first = try LogDirectory.open("/data", fileSystem: disk)
+    let (log, _) = try first.openLog(folder)
+    try log.append(4)
+    try log.flush()
+    try log.append(4)
+    // The process dies; what it wrote last is in memory only.
+
+    // The next start ends before it comes to the log, and stops in order.
+    #expect(try LogDirectory.open("/data", fileSystem: disk).close(clean: true))
+    for _ in 0..<2 {
+        let next = try LogDirectory.open("/data", fileSystem: disk)
+        #expect(next.wasCleanShutdown)
+        #expect(try next.partitionFolders() == [])
+        #expect(try next.close(clean: true))
+    }
+    let second = try LogDirectory.open("/data", fileSystem: disk)
+    let (recovered, report) = try second.openLog(folder)
+    #expect(report.outcome == .recovered(truncatedBytes: 0))
+    #expect(recovered.durableOffset == 8)
+    // It said that all of it was durable.
+    disk.failPower(after: 0)
+    #expect(throws: LogError.self) { try recovered.append() }
+    disk.restart()
+    let third = try LogDirectory.open("/data", fileSystem: disk)
+    #expect(try third.openLog(folder).0.logEndOffset >= 8)
+    // Once it was closed in order, it is trusted.
+    let fourth = try LogDirectory.open("/data", fileSystem: disk)
+    try fourth.closeLog(try fourth.openLog(folder).0)
+    #expect(try fourth.close(clean: true))
+    let last = try LogDirectory.open("/data", fileSystem: disk)
+    #expect(try last.openLog(folder).1.outcome == .trusted)
+}
+
 @Test func noPartitionIsGivenTheMetadataLogsFolder() throws {
     let directory = try TemporaryDirectory()
     let logs = try LogDirectory.open(directory.path)
