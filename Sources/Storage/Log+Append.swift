@@ -75,20 +75,75 @@ extension Log {
             epoch = header.leaderEpoch
             next = header.nextOffset
         }
-        let logStart = logStartOffset
-        if startsWithin {
-            // Noted first; until the batch is there, it is not believed.
-            try truncateFully(andStartAt: first.baseOffset)
-            try store?.setLogStart(folder, to: logStart)
-        }
-        if first.leaderEpoch < epochs.latest, epochs.truncate(to: logEndOffset) {
-            epochsVersion += 1
-        }
-        let range = try append(batches, headers)
-        logStartOffset = logStart
+        let range =
+            startsWithin
+            ? try appendFromWithin(batches, headers, from: first.baseOffset)
+            : try appendAbove(batches, headers, firstEpoch: first.leaderEpoch)
         // They are part of an answer with other partitions' batches, too large to be kept for these.
         recent.removeAll()
         return range
+    }
+
+    /// Appends at the log end; an epoch that has no records, and is newer, makes way.
+    private func appendAbove(
+        _ batches: ByteBuffer, _ headers: [RecordBatchHeader], firstEpoch: LeaderEpoch
+    ) throws(LogError) -> Range<Offset> {
+        let known = epochs
+        let makesWay = firstEpoch < epochs.latest && epochs.truncate(to: logEndOffset)
+        do throws(LogError) {
+            let range = try append(batches, headers)
+            if makesWay { epochsVersion += 1 }
+            return range
+        } catch {
+            epochs = known
+            throw error
+        }
+    }
+
+    /// Appends to a log without records what starts at `base`, below the log start.
+    ///
+    /// A segment starts where its first batch does, so that there has to be another one. The empty one
+    /// remains until the batches are in that: on failure the log is as it was, and after a crash
+    /// recovery finds one or the other, whichever is there.
+    private func appendFromWithin(
+        _ batches: ByteBuffer, _ headers: [RecordBatchHeader], from base: Offset
+    ) throws(LogError) -> Range<Offset> {
+        let start = logStartOffset
+        if segments.count > 1 || active.baseOffset != start || active.size > 0 {
+            // What is still there of the records below the log start would get in the way.
+            try truncateFully(andStartAt: start)
+        }
+        // As before a truncation: what is to be written lies below what is said to be known.
+        try store?.setLogStart(folder, to: start)
+        try store?.willTruncate(folder, to: 0, generation: generation + 1)
+        generation += 1
+        let empty = active
+        let known = epochs
+        let segment = try io { () throws(FileError) in
+            try Segment.create(
+                baseOffset: base, directory: directory, fileSystem: fileSystem,
+                interval: config.indexIntervalBytes)
+        }
+        segments = [segment]
+        epochs.removeAll()
+        do throws(LogError) {
+            let range = try append(batches, headers)
+            try io { () throws(FileError) in try empty.remove() }
+            directoryChanges.made += 1
+            epochsVersion += 1
+            durableOffset = min(durableOffset, base)
+            return range
+        } catch {
+            guard logEndOffset == start, refusal == nil else { throw goOffline(error) }
+            do throws(FileError) {
+                try segment.remove()
+            } catch let failure {
+                throw goOffline(.offline("\(error); then \(failure)"))
+            }
+            segments = [empty]
+            epochs = known
+            throw error
+        }
     }
 
     private func append(

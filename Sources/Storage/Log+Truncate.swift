@@ -15,7 +15,7 @@ extension Log {
         }
         let isDamaged = refusal != nil
         guard offset < logEndOffset || isDamaged else {
-            if epochs.truncate(to: logEndOffset) { try epochsChanged() }
+            if epochs.truncate(to: logEndOffset) { try settleCut() }
             return
         }
         let number = segmentIndex(for: offset)
@@ -36,8 +36,7 @@ extension Log {
         durableOffset = min(durableOffset, end)
         epochs.truncate(to: end)
         lastBatchEpoch = end > logStartOffset ? epochs.epoch(at: end + -1) : .none
-        try epochsChanged()
-        try clearDamage()
+        try settleCut()
     }
 
     /// Empties the log; it goes on at `offset`, which becomes its start.
@@ -82,8 +81,7 @@ extension Log {
         durableOffset = offset
         epochs.removeAll()
         lastBatchEpoch = .none
-        try epochsChanged()
-        try clearDamage()
+        try settleCut()
     }
 
     /// Moves the log start up to `offset`: the records below may not be read any more, and segments
@@ -156,19 +154,23 @@ extension Log {
         }
     }
 
-    /// Writes the epochs down at once, since the batches would not tell them all.
-    private func epochsChanged() throws(LogError) {
+    /// Goes on after the log has been cut, which can't fail any more: whoever asked must not think
+    /// that the log is as it was.
+    private func settleCut() throws(LogError) {
         epochsVersion += 1
-        try health.watch { () throws(FileError) in
-            try files.writeEpochs(epochs.encoded, version: epochsVersion)
-        }
-    }
-
-    private func clearDamage() throws(LogError) {
-        guard refusal != nil else { return }
-        try health.watch { () throws(FileError) in
+        do throws(FileError) {
+            do throws(FileError) {
+                // At once, since the batches would not tell them all.
+                try files.writeEpochs(epochs.encoded, version: epochsVersion)
+            } catch {
+                // The next flush does it; until then recovery tells that what is written isn't true.
+                guard error.isOutOfSpace, !error.isFailedSync else { throw error }
+            }
+            guard refusal != nil else { return }
             try fileSystem.remove("\(directory)/\(LogRecovery.damageMarker)")
             try fileSystem.syncDirectory(directory)
+        } catch {
+            throw goOffline(.io(error))
         }
         refusal = nil
     }
