@@ -275,14 +275,21 @@ package final class LogDirectory: LogCheckpointStore {
     package func willTruncate(
         _ folder: String, to end: Offset, generation: UInt64
     ) throws(LogError) {
-        try update { state in
-            state.generations[folder] = generation
-            var changed = Set<DirectoryCheckpoints.Kind>()
-            for kind in [DirectoryCheckpoints.Kind.recoveryPoint, .highWatermark]
-            where state.checkpoints.lower(kind, folder, to: end) {
-                changed.insert(kind)
+        let before = state.withLock { $0.generations[folder] }
+        do throws(LogError) {
+            try update { state in
+                state.generations[folder] = generation
+                var changed = Set<DirectoryCheckpoints.Kind>()
+                for kind in [DirectoryCheckpoints.Kind.recoveryPoint, .highWatermark]
+                where state.checkpoints.lower(kind, folder, to: end) {
+                    changed.insert(kind)
+                }
+                return changed
             }
-            return changed
+        } catch {
+            // The log stays as it is, and what it says of itself is to be noted again.
+            state.withLock { $0.generations[folder] = before }
+            throw error
         }
     }
 

@@ -240,6 +240,9 @@ func theMetadataLogIsCheckedAfterACrashAlsoIfTheFirstStartFailed(seed: UInt64) t
     for _ in 0..<2 { #expect(throws: LogError.self) { try log.truncate(to: 4) } }
     #expect(log.logEndOffset == 10)
     disk.fail(nil)
+    // Nor does it keep the log from being noted.
+    try logs.checkpoint(["t-0": try #require(log.checkpoint(highWatermark: 10))])
+    #expect(logs.checkpoint(of: "t-0").recoveryPoint == 10)
     try log.truncate(to: 4)
     #expect(log.logEndOffset == 4)
     let text = String(
