@@ -41,7 +41,7 @@ final class ReplicaDisks: Sendable {
             for folder in try directory.partitionFolders() {
                 placement.disk[folder] = disks.count
             }
-            try Self.forgetDeleted(in: directory)
+            try directory.forgetDeleted()
             disks.append(ReplicaDisk(directory: directory))
             placement.counts.append(placement.disk.values.count { $0 == disks.count - 1 })
         }
@@ -67,19 +67,6 @@ final class ReplicaDisks: Sendable {
             return .none
         }
         return first
-    }
-
-    /// Takes back what is noted of logs that were deleted when the last process died.
-    private static func forgetDeleted(in directory: LogDirectory) throws(LogError) {
-        let present = Set(try directory.partitionFolders().map(\.name))
-        for leftover in try directory.deletedFolders() {
-            // Called `<folder>.<unique>.delete`.
-            let folder = leftover.split(separator: ".", omittingEmptySubsequences: false)
-                .dropLast(2).joined(separator: ".")
-            guard !present.contains(folder), directory.checkpoint(of: folder).highWatermark > 0
-            else { continue }
-            try directory.willTruncate(folder, to: 0, generation: 0)
-        }
     }
 
     /// Opens the log of a partition, or makes it; one of another topic's id has to make way.

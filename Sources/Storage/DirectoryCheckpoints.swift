@@ -29,6 +29,13 @@ struct DirectoryCheckpoints {
         }
     }
 
+    /// All of which anything is noted.
+    var folders: Set<String> {
+        Kind.allCases.reduce(into: []) { folders, kind in
+            if let offsets = offsets[kind] { folders.formUnion(offsets.keys) }
+        }
+    }
+
     subscript(_ folder: String) -> LogCheckpoint {
         LogCheckpoint(
             recoveryPoint: offsets[.recoveryPoint]?[folder] ?? 0,

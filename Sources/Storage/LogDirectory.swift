@@ -217,12 +217,26 @@ package final class LogDirectory: LogCheckpointStore {
         return renamed
     }
 
-    /// What a deleted log's folder is called from then on; a long name is cut, or it would be longer
-    /// than a name may be.
+    /// What a deleted log's folder is called from then on.
     static func deletedName(of folder: String) -> String {
+        let unique = String(UInt64.random(in: .min ... .max), radix: 36)
+        return "\(deletedStem(of: folder)).\(unique)\(deletedSuffix)"
+    }
+
+    /// What the names of a folder's deleted logs begin with, and those of no other.
+    ///
+    /// A long name is cut, or it would be longer than a name may be; what is cut off, and with it at
+    /// least the partition, is told by a hash.
+    private static func deletedStem(of folder: String) -> String {
+        guard folder.utf8.count > 200 else { return folder }
+        // FNV-1a; it has to be the same in every process.
+        let hash = folder.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) { hash, byte in
+            (hash ^ UInt64(byte)) &* 0x100_0000_01b3
+        }
         var name = folder
         while name.utf8.count > 200 { name.removeLast() }
-        return "\(name).\(String(UInt64.random(in: .min ... .max), radix: 36))\(deletedSuffix)"
+        // No topic has this character in its name.
+        return "\(name)~\(String(hash, radix: 36))"
     }
 
     /// The folders of deleted logs whose files are still there.
@@ -242,6 +256,25 @@ package final class LogDirectory: LogCheckpointStore {
         try update { state in
             state.generations[folder] = nil
             return state.checkpoints.remove(folder)
+        }
+    }
+
+    /// Takes back what is still noted of logs that were deleted when the last process died.
+    package func forgetDeleted() throws(LogError) {
+        let stems = Set(
+            try deletedFolders().map { name in
+                name.split(separator: ".", omittingEmptySubsequences: false)
+                    .dropLast(2).joined(separator: ".")
+            })
+        guard !stems.isEmpty else { return }
+        let present = Set(try partitionFolders().map(\.name))
+        try update { state in
+            var changed = Set<DirectoryCheckpoints.Kind>()
+            for folder in state.checkpoints.folders
+            where !present.contains(folder) && stems.contains(Self.deletedStem(of: folder)) {
+                changed.formUnion(state.checkpoints.remove(folder))
+            }
+            return changed
         }
     }
 

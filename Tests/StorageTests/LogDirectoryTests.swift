@@ -173,6 +173,41 @@ func theMetadataLogIsCheckedAfterACrashAlsoIfTheFirstStartFailed(seed: UInt64) t
     #expect(try logs.partitionFolders() == [])
 }
 
+/// D8, C12.
+@Test(arguments: [1, 230, 249])
+func aDeletionThatIsCutShortIsFinishedByTheNextStart(nameLength: Int) throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let first = try LogDirectory.open(directory.path, fileSystem: disk)
+    let name = String(repeating: "x", count: nameLength)
+    // The second has vanished, which must not be taken for a deletion.
+    let folders = (0..<3 as Range<Int32>).map { PartitionFolder(topic: name, partition: $0) }
+    for folder in folders.reversed() {
+        let log = try first.createLog(folder, topicID: .random())
+        try log.append(3)
+        try log.flush()
+        try first.checkpoint([folder.name: try #require(log.checkpoint(highWatermark: 3))])
+        try log.advanceLogStart(to: 2)
+        if folder.partition == 1 { try log.delete() }
+        guard folder.partition == 0 else { continue }
+        // The power fails between the two: nothing is noted after the folder was renamed.
+        disk.fail { $0.path.contains("checkpoint") ? EIO : nil }
+        #expect(throws: LogError.self) { try first.deleteLog(log) }
+        disk.fail(nil)
+    }
+    try first.close(clean: false)
+
+    let second = try LogDirectory.open(directory.path)
+    #expect(second.checkpoint(of: folders[0].name).highWatermark == 3)
+    try second.forgetDeleted()
+    #expect(second.checkpoint(of: folders[0].name) == LogCheckpoint())
+    #expect(second.checkpoint(of: folders[1].name).highWatermark == 3)
+    #expect(second.checkpoint(of: folders[2].name).logStartOffset == 2)
+    try second.close(clean: false)
+    #expect(
+        try LogDirectory.open(directory.path).checkpoint(of: folders[0].name) == LogCheckpoint())
+}
+
 @Test func checkpointsAreKeptPerLogAndInKafkasForm() throws {
     let directory = try TemporaryDirectory()
     let first = try LogDirectory.open(directory.path)
