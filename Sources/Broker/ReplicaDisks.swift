@@ -33,15 +33,25 @@ final class ReplicaDisks: Sendable {
     /// Opens and locks every directory.
     ///
     /// - Throws: the first directory's failure: a start without a disk has to be wanted.
-    init(paths: [String], logger: Logger) throws(LogError) {
+    init(
+        paths: [String], fileSystem: any FileSystem = .local, logger: Logger
+    ) throws(LogError) {
         var disks: [ReplicaDisk] = []
         var placement = Placement(counts: [])
         for path in paths {
-            let directory = try LogDirectory.open(path)
+            let directory = try LogDirectory.open(path, fileSystem: fileSystem)
             for folder in try directory.partitionFolders() {
                 placement.disk[folder] = disks.count
             }
-            try directory.forgetDeleted()
+            do throws(LogError) {
+                try directory.forgetDeleted()
+            } catch {
+                // Here it is forgotten, and there may be room when their files are removed.
+                guard case .io(let cause) = error, cause.isOutOfSpace else { throw error }
+                logger.warning(
+                    "cannot note that logs are deleted",
+                    metadata: ["directory": "\(path)", "error": "\(error)"])
+            }
             disks.append(ReplicaDisk(directory: directory))
             placement.counts.append(placement.disk.values.count { $0 == disks.count - 1 })
         }
@@ -182,13 +192,23 @@ final class ReplicaDisks: Sendable {
         for disk in disks {
             do throws(LogError) {
                 for leftover in try disk.directory.deletedFolders() {
-                    try disk.directory.removeDeleted(leftover)
+                    remove(leftover, from: disk.directory)
                 }
             } catch {
                 logger.error(
-                    "cannot remove the files of deleted logs",
+                    "cannot look for the files of deleted logs",
                     metadata: ["directory": "\(disk.directory.path)", "error": "\(error)"])
             }
+        }
+    }
+
+    private func remove(_ leftover: String, from directory: LogDirectory) {
+        do throws(LogError) {
+            try directory.removeDeleted(leftover)
+        } catch {
+            logger.error(
+                "cannot remove the files of a deleted log",
+                metadata: ["path": "\(directory.path)/\(leftover)", "error": "\(error)"])
         }
     }
 

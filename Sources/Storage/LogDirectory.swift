@@ -200,7 +200,7 @@ package final class LogDirectory: LogCheckpointStore {
         let folder = log.folder
         let renamed = try log.markDeleted()
         state.withLock { $0.settle(folder) }
-        try forget(folder)
+        try forgetIfThereIsRoom(folder)
         return String(renamed.split(separator: "/").last ?? "")
     }
 
@@ -213,7 +213,7 @@ package final class LogDirectory: LogCheckpointStore {
             try fileSystem.syncDirectory(path)
         }
         state.withLock { $0.settle(folder) }
-        try forget(folder)
+        try forgetIfThereIsRoom(folder)
         return renamed
     }
 
@@ -247,9 +247,33 @@ package final class LogDirectory: LogCheckpointStore {
     }
 
     /// Removes the files of a deleted log, however many there are.
+    ///
+    /// Nothing is noted of the log any more when this returns. If that fails the folder remains, empty:
+    /// it is what tells the next start that the log is not missing.
     package func removeDeleted(_ folder: String) throws(LogError) {
         guard folder.hasSuffix(Self.deletedSuffix) else { return }
-        try io { () throws(FileError) in try fileSystem.removeRecursively("\(path)/\(folder)") }
+        let directory = "\(path)/\(folder)"
+        try io { () throws(FileError) in
+            for name in try fileSystem.contents(of: directory) {
+                if try fileSystem.isDirectory("\(directory)/\(name)") {
+                    try fileSystem.removeRecursively("\(directory)/\(name)")
+                } else {
+                    try fileSystem.remove("\(directory)/\(name)")
+                }
+            }
+        }
+        // What there may have been no room for.
+        try update { _ in [] }
+        try io { () throws(FileError) in try fileSystem.removeDirectory(directory) }
+    }
+
+    private func forgetIfThereIsRoom(_ folder: String) throws(LogError) {
+        do throws(LogError) {
+            try forget(folder)
+        } catch {
+            // Deleting is what makes room: `removeDeleted` does it then.
+            guard case .io(let cause) = error, cause.isOutOfSpace else { throw error }
+        }
     }
 
     private func forget(_ folder: String) throws(LogError) {

@@ -208,6 +208,38 @@ func aDeletionThatIsCutShortIsFinishedByTheNextStart(nameLength: Int) throws {
         try LogDirectory.open(directory.path).checkpoint(of: folders[0].name) == LogCheckpoint())
 }
 
+/// S8.
+@Test(arguments: [true, false])
+func onAFullDiskADeletedLogStillGivesItsSpaceBack(isOpen: Bool) throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let logs = try LogDirectory.open(directory.path, fileSystem: disk)
+    let folder = PartitionFolder(topic: "t", partition: 0)
+    let log = try logs.createLog(folder, topicID: .random())
+    try log.append(3)
+    try log.flush()
+    try logs.checkpoint([folder.name: try #require(log.checkpoint(highWatermark: 3))])
+    if !isOpen { try logs.closeLog(log) }
+    disk.fail { $0.operation == "create" ? ENOSPC : nil }
+    let leftover =
+        isOpen ? try logs.deleteLog(log) : try logs.deleteLog(inFolder: folder.name)
+    // There is no room even after that, so the folder remains to say that the log was deleted.
+    #expect(throws: LogError.self) { try logs.removeDeleted(leftover) }
+    #expect(try LocalFileSystem().contents(of: "\(directory.path)/\(leftover)") == [])
+    let crashed = try directory.copy()
+    let next = try LogDirectory.open(crashed.path)
+    #expect(next.checkpoint(of: folder.name).highWatermark == 3)
+    try next.forgetDeleted()
+    #expect(next.checkpoint(of: folder.name) == LogCheckpoint())
+
+    disk.fail(nil)
+    try logs.removeDeleted(leftover)
+    #expect(try logs.deletedFolders() == [])
+    try logs.close(clean: false)
+    #expect(
+        try LogDirectory.open(directory.path).checkpoint(of: folder.name) == LogCheckpoint())
+}
+
 @Test func checkpointsAreKeptPerLogAndInKafkasForm() throws {
     let directory = try TemporaryDirectory()
     let first = try LogDirectory.open(directory.path)
