@@ -26,7 +26,6 @@ struct NodeProcess {
         case failed(any Error)
         /// After it had started, or while it did: a disk or the metadata is broken.
         case broke(any Error)
-        case broken(any Error)
         case stop(reason: String)
     }
 
@@ -37,7 +36,6 @@ struct NodeProcess {
         try checkPort()
         let logger = makeLogger()
         let node = try makeNode(configuration, logger)
-        node.onFailure = { continuation.yield(.broken($0)) }
         node.onFailure = { continuation.yield(.broke($0)) }
         let starting = Task {
             do {
@@ -55,9 +53,6 @@ struct NodeProcess {
             case .failed(let error):
                 await node.stop()
                 throw CommandFailure("\(name) cannot start: \(oneLine(error))")
-            case .broken(let error):
-                await node.stop()
-                throw CommandFailure("\(name) stopped: \(oneLine(error))")
             case .broke(let error):
                 starting.cancel()
                 await node.stop()
