@@ -164,7 +164,7 @@ extension WireRegisterBrokerRequest {
 }
 
 extension ReplicaManager.Options {
-    fileprivate init(_ configuration: NodeConfiguration, clusterID: String) {
+    init(_ configuration: NodeConfiguration, clusterID: String) {
         self.init(
             clusterID: clusterID, nodeID: configuration.nodeID,
             logDirectories: configuration.logDirectories)

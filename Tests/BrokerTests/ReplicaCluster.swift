@@ -43,15 +43,20 @@ final class ReplicaCluster: Sendable {
 
     let directory: String
     let maxReplicaLag: Duration
+    private let configure: @Sendable (inout ReplicaManager.Options) -> Void
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 4)
     private let state = Mutex(State())
     private let logger: Logger
 
-    init(maxReplicaLag: Duration = .seconds(30)) throws {
+    init(
+        maxReplicaLag: Duration = .seconds(30),
+        configure: @escaping @Sendable (inout ReplicaManager.Options) -> Void = { _ in }
+    ) throws {
         directory = NSTemporaryDirectory() + "replica-tests-\(UniqueID.random())"
         try FileManager.default.createDirectory(
             atPath: directory, withIntermediateDirectories: true)
         self.maxReplicaLag = maxReplicaLag
+        self.configure = configure
         var logger = Logger(label: "test")
         logger.logLevel = ProcessInfo.processInfo.environment["LOG"] == nil ? .critical : .debug
         self.logger = logger
@@ -60,9 +65,10 @@ final class ReplicaCluster: Sendable {
     /// Runs `body` with brokers 1, 2 and 3, and cleans up behind it.
     static func run(
         brokers: [NodeID] = [1, 2, 3], maxReplicaLag: Duration = .seconds(30),
+        configure: @escaping @Sendable (inout ReplicaManager.Options) -> Void = { _ in },
         _ body: (ReplicaCluster) async throws -> Void
     ) async throws {
-        let cluster = try ReplicaCluster(maxReplicaLag: maxReplicaLag)
+        let cluster = try ReplicaCluster(maxReplicaLag: maxReplicaLag, configure: configure)
         do {
             for broker in brokers { try await cluster.start(broker) }
             try await body(cluster)
@@ -84,10 +90,12 @@ final class ReplicaCluster: Sendable {
 
     func start(_ id: NodeID) async throws {
         let control = group.next()
+        var options = ReplicaManager.Options(
+            clusterID: "test", nodeID: id, logDirectories: ["\(directory)/\(id)"],
+            maxReplicaLag: maxReplicaLag, maxFetchWait: .milliseconds(200))
+        configure(&options)
         let manager = try ReplicaManager(
-            options: ReplicaManager.Options(
-                clusterID: "test", nodeID: id, logDirectories: ["\(directory)/\(id)"],
-                maxReplicaLag: maxReplicaLag, maxFetchWait: .milliseconds(200)),
+            options: options,
             eventLoops: [group.next(), group.next()], controlLoop: control,
             alterPartition: { try self.alter($0) }, logger: logger)
         var router = Router()
