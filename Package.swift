@@ -94,9 +94,9 @@ let package = Package(
         .executableTarget(
             name: "millrace",
             dependencies: [
-                "Essentials", "Records", "Storage", "RPC", "Protocol", "Configuration",
-                "Controller", "Broker", "Millrace", arguments, logging, nioCore, nioPosix,
-                protobuf, histogram,
+                "Essentials", "Records", "Storage", "RPC", "Protocol", "Configuration", "Raft",
+                "Metadata", "Quorum", "Controller", "Broker", "Millrace", arguments, logging,
+                nioCore, nioPosix, protobuf, histogram, hashTrees,
             ], swiftSettings: settings),
         .testTarget(name: "EssentialsTests", dependencies: ["Essentials"], swiftSettings: settings),
         .testTarget(

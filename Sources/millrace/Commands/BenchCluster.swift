@@ -92,7 +92,7 @@ private func cpuSeconds(of pid: Int32) -> Double {
     return (user + system) / Double(max(sysconf(Int32(_SC_CLK_TCK)), 1))
 }
 
-private func residentMegabytes(of pid: Int32) -> Double {
+func residentMegabytes(of pid: Int32) -> Double {
     let fields = contents(of: "/proc/\(pid)/statm")?.split(separator: " ") ?? []
     guard fields.count > 1, let pages = Double(fields[1]) else { return 0 }
     return pages * Double(sysconf(Int32(_SC_PAGESIZE))) / 1e6

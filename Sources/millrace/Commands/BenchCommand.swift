@@ -5,14 +5,15 @@ import Millrace
 /// `millrace bench`: the workloads that Kafka's own tools measure, for side-by-side figures.
 struct BenchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench", abstract: "Measure throughput, latency and failover.",
+        commandName: "bench",
+        abstract: "Measure throughput, latency, failover and metadata at scale.",
         discussion: """
             MB and GB are 10^6 and 10^9 bytes of record values. With --cluster-json, which `millrace \
             dev` writes, the brokers' CPU time and memory are reported too.
             """,
         subcommands: [
             BenchProduceCommand.self, BenchConsumeCommand.self, BenchLatencyCommand.self,
-            BenchFailoverCommand.self,
+            BenchFailoverCommand.self, BenchMetadataCommand.self,
         ])
 }
 
@@ -82,6 +83,11 @@ struct BenchReport {
 
     mutating func add(_ name: String, _ label: String, _ value: String) {
         figures.append((name, label, .string(value), value))
+    }
+
+    mutating func add(_ name: String, _ label: String, _ values: [Double]) {
+        let text = values.map { "\($0)" }.joined(separator: " ")
+        figures.append((name, label, .array(values.map { .number($0) }), text))
     }
 
     /// What was moved in how long.

@@ -48,6 +48,10 @@ struct DevSupervisor {
     private var pids: [Int32: pid_t] = [:]
     /// How often each node has been started again without a pause.
     private var restarts: [Int32: Int] = [:]
+    /// When each node was started.
+    private var starts: [Int32: ContinuousClock.Instant] = [:]
+    /// A node that has run for this long could run: its end is no reason to wait longer.
+    private static let provingTime: Duration = .seconds(2)
     private let pipeForChildren: Int32
 
     init(plan: DevPlan, restart: Bool, resumed: Bool, events: Events) {
@@ -126,6 +130,7 @@ struct DevSupervisor {
             guard !pids.isEmpty else { throw CommandFailure("every node has ended") }
             return
         }
+        if let start = starts[node.id], .now - start > Self.provingTime { restarts[node.id] = 0 }
         let attempts = restarts[node.id, default: 0]
         restarts[node.id] = attempts + 1
         // 0.1 s at first, doubling to 12.8 s, so that a node that cannot run is no busy loop.
@@ -141,6 +146,7 @@ struct DevSupervisor {
                 "--parent-pipe", String(ChildProcess.parentPipe),
             ], logPath: node.logPath, pipe: pipeForChildren)
         pids[node.id] = pid
+        starts[node.id] = .now
         ChildProcess.watch(pid) { [events, id = node.id] exit in
             events.yield(.exited(node: id, pid: pid, exit))
         }
