@@ -159,7 +159,8 @@ extension WireRegisterBrokerRequest {
             return Data(properties.directoryID.bytes)
         }
         previousBrokerEpoch = previousEpoch.rawValue
-        maxFeatureLevel = 1
+        minFeatureLevel = MetadataFeatures.supported.lowerBound
+        maxFeatureLevel = MetadataFeatures.supported.upperBound
     }
 }
 

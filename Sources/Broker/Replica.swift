@@ -88,6 +88,9 @@ final class Replica: @unchecked Sendable {
         invariant(!isClosed, "\(name) was closed while it was being opened")
         let log = opened.log
         self.opened = opened
+        // They may have changed since it was being opened.
+        log.config.segmentBytes = settings.segmentBytes
+        lastIntervalFlush = shard.now
         self.highWatermark = max(min(highWatermark, log.logEndOffset), log.logStartOffset)
         if let assignment { take(assignment) }
     }
@@ -122,7 +125,11 @@ final class Replica: @unchecked Sendable {
         guard !isClosed else { return }
         let countsDurableNow =
             settings.flushPolicy == .commit && self.settings.flushPolicy != .commit
+        if settings.flushPolicy == .interval, self.settings.flushPolicy != .interval {
+            lastIntervalFlush = shard.now
+        }
         self.settings = settings
+        log?.config.segmentBytes = settings.segmentBytes
         let old = assignment
         assignment = newAssignment
         guard log != nil, offlineReason == nil else { return }
@@ -237,7 +244,7 @@ final class Replica: @unchecked Sendable {
     var leaderConfiguration: PartitionLeader.Configuration {
         PartitionLeader.Configuration(
             minInSyncReplicas: settings.minInSyncReplicas,
-            maxReplicaLag: environment.maxReplicaLag,
+            maxReplicaLag: shard.maxReplicaLag,
             countsDurableOnly: settings.flushPolicy == .commit)
     }
 
@@ -248,7 +255,7 @@ final class Replica: @unchecked Sendable {
         if let deadline = leader?.nextDeadline, now >= deadline {
             withLeader { $0.tick(now: now) }
         }
-        if settings.flushPolicy == .interval, now - lastIntervalFlush > environment.flushInterval {
+        if settings.flushPolicy == .interval, now - lastIntervalFlush > settings.flushInterval {
             lastIntervalFlush = now
             flushSoon()
         }

@@ -62,6 +62,7 @@ final class ReplicaManager: @unchecked Sendable {
 
     // Control loop only.
     private var hasApplied = false
+    private var settings: BrokerSettings
     /// Which partition a folder belongs to, until it is deleted.
     var folders: [PartitionFolder: TopicPartition] = [:]
     /// Replicas whose folder's name is still in use by a deleted topic's.
@@ -94,14 +95,16 @@ final class ReplicaManager: @unchecked Sendable {
         self.controlLoop = controlLoop
         self.logger = logger
         self.index = index
+        settings = BrokerSettings(options)
         brokerEpochBox = brokerEpoch
         disks = try ReplicaDisks(paths: options.logDirectories, logger: logger)
         pool = NIOThreadPool(numberOfThreads: max(1, options.storageThreads))
-        shards = eventLoops.map { ReplicaShard(eventLoop: $0) }
+        shards = eventLoops.map {
+            ReplicaShard(eventLoop: $0, maxReplicaLag: options.maxReplicaLag)
+        }
         let currentEpoch: @Sendable () -> BrokerEpoch = { brokerEpoch.value.withLock { $0 } }
         environment = ReplicaEnvironment(
-            nodeID: options.nodeID, maxReplicaLag: options.maxReplicaLag,
-            flushInterval: options.flushInterval,
+            nodeID: options.nodeID,
             fetchers: ReplicaFetchers(
                 eventLoops: eventLoops,
                 options: ReplicaFetcher.Options(
@@ -161,6 +164,7 @@ final class ReplicaManager: @unchecked Sendable {
             onPool { [disks] in disks.removeLeftovers() }
         }
         var work: [ObjectIdentifier: [@Sendable () -> Void]] = [:]
+        if isFirst || !delta.changedConfigs.isEmpty { settingsChanged(image, &work) }
         if isFirst || !delta.changedBrokers.isEmpty { brokersChanged(image, &work) }
         removeUnassigned(image, delta)
         for id in partitionsToUpdate(image, delta, isFirst: isFirst).sorted() {
@@ -178,6 +182,28 @@ final class ReplicaManager: @unchecked Sendable {
         for shard in shards {
             guard let steps = work[ObjectIdentifier(shard)] else { continue }
             shard.eventLoop.execute { for step in steps { step() } }
+        }
+    }
+
+    /// This broker's own settings; those of topics go to each replica.
+    private func settingsChanged(
+        _ image: MetadataImage, _ work: inout [ObjectIdentifier: [@Sendable () -> Void]]
+    ) {
+        let new = BrokerSettings(image: image, defaults: options)
+        guard new != settings else { return }
+        logger.info(
+            "settings changed",
+            metadata: [
+                "replica.lag.time.max.ms": "\(new.maxReplicaLag.milliseconds)",
+                "replica.fetch.wait.max.ms": "\(new.maxFetchWait.milliseconds)",
+                "replica.fetch.response.max.bytes": "\(new.maxFetchBytes)",
+            ])
+        settings = new
+        environment.fetchers.update(maxWait: new.maxFetchWait, maxBytes: new.maxFetchBytes)
+        for shard in shards {
+            work[ObjectIdentifier(shard), default: []].append {
+                shard.update(maxReplicaLag: new.maxReplicaLag)
+            }
         }
     }
 
@@ -210,7 +236,9 @@ final class ReplicaManager: @unchecked Sendable {
                     $0.byName[name].map { Array($0.values) } ?? []
                 }
                 for replica in replicas { partitions.insert(replica.id) }
-            default:
+            case .broker:
+                break
+            case .clusterDefault:
                 partitions.formUnion(image.partitions(on: options.nodeID))
             }
         }
@@ -304,7 +332,8 @@ extension ReplicaSettings {
                 topic: topic, default: defaults.maxMessageBytes),
             compression: Self.compression(
                 image.topicConfig(topic, key: .compressionType) ?? "producer"),
-            segmentBytes: image.segmentBytes(topic: topic, default: defaults.segmentBytes))
+            segmentBytes: image.segmentBytes(topic: topic, default: defaults.segmentBytes),
+            flushInterval: image.flushInterval(topic: topic, default: defaults.flushInterval))
     }
 
     /// What `compression.type` stands for; "producer" is none of the codecs.

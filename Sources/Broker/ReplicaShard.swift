@@ -18,6 +18,8 @@ final class ReplicaShard: @unchecked Sendable {
     let eventLoop: any EventLoop
     private(set) var replicas: [TopicPartition: Replica] = [:]
     private(set) var brokers: [NodeID: BrokerStatus] = [:]
+    /// How long a follower may lag.
+    private(set) var maxReplicaLag: Duration
     private var timer: RepeatedTask?
     // A lock, because flusher threads report here: many results cross over in one hop.
     private let flushed = Mutex<[FlushResult]>([])
@@ -25,8 +27,9 @@ final class ReplicaShard: @unchecked Sendable {
     /// How often deadlines of clients and of followers are looked at.
     private static let tickInterval = TimeAmount.milliseconds(20)
 
-    init(eventLoop: any EventLoop) {
+    init(eventLoop: any EventLoop, maxReplicaLag: Duration) {
         self.eventLoop = eventLoop
+        self.maxReplicaLag = maxReplicaLag
     }
 
     var now: MonotonicTime { .now }
@@ -83,6 +86,13 @@ final class ReplicaShard: @unchecked Sendable {
     func update(brokers: [NodeID: BrokerStatus]) {
         eventLoop.preconditionInEventLoop()
         self.brokers = brokers
+        for replica in replicas.values { replica.standingChanged() }
+    }
+
+    func update(maxReplicaLag: Duration) {
+        eventLoop.preconditionInEventLoop()
+        guard maxReplicaLag != self.maxReplicaLag else { return }
+        self.maxReplicaLag = maxReplicaLag
         for replica in replicas.values { replica.standingChanged() }
     }
 

@@ -83,6 +83,8 @@ struct ReplicaSettings: Equatable, Sendable {
     /// The codec that batches are stored in; `nil` leaves each as its producer chose.
     var compression: Compression?
     var segmentBytes: Int
+    /// The longest an append stays unflushed under `interval`.
+    var flushInterval: Duration
 
     /// What clients' batches must be like, and how they are stored.
     var appendRules: AppendRules {

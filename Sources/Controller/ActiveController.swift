@@ -62,7 +62,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
 
     let eventLoop: any EventLoop
     private let local: NodeID
-    private let options: ControllerOptions
+    let options: ControllerOptions
     let logger: Logger
     let log: () -> (any ProposalLog)?
     private let leaderAddress: () -> String?

@@ -15,10 +15,6 @@ extension AdminServices {
     func transferLeadership(_ call: ServerCall) throws(RPCError) { throw Self.unimplemented(call) }
     func showMetadata(_ call: ServerCall) throws(RPCError) { throw Self.unimplemented(call) }
     func dumpMetadata(_ call: ServerCall) throws(RPCError) { throw Self.unimplemented(call) }
-    func alterConfigs(_ call: ServerCall) throws(RPCError) { throw Self.unimplemented(call) }
-    func describeConfigs(_ call: ServerCall) throws(RPCError) { throw Self.unimplemented(call) }
-    func describeFeatures(_ call: ServerCall) throws(RPCError) { throw Self.unimplemented(call) }
-    func updateFeatures(_ call: ServerCall) throws(RPCError) { throw Self.unimplemented(call) }
 
     private static func unimplemented(_ call: ServerCall) -> RPCError {
         RPCError(status: .unimplemented, "\(call.path) is not served by this release yet")

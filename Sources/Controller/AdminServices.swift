@@ -17,12 +17,15 @@ final class AdminServices: @unchecked Sendable {
     /// The controllers that vote, at present.
     let voters: () -> [QuorumVoter]
     let describeQuorum: () -> WireDescribeQuorumResponse
+    /// Which levels of the metadata records the nodes said they support.
+    let heardLevels: () -> HeardLevels
     private let forwarder: ActiveControllerForwarder
 
     init(
         clusterID: String, local: NodeID, controller: ActiveController,
         forwarder: ActiveControllerForwarder, voters: @escaping () -> [QuorumVoter],
-        describeQuorum: @escaping () -> WireDescribeQuorumResponse
+        describeQuorum: @escaping () -> WireDescribeQuorumResponse,
+        heardLevels: @escaping () -> HeardLevels
     ) {
         self.clusterID = clusterID
         self.local = local
@@ -30,6 +33,7 @@ final class AdminServices: @unchecked Sendable {
         self.forwarder = forwarder
         self.voters = voters
         self.describeQuorum = describeQuorum
+        self.heardLevels = heardLevels
     }
 
     func register(in router: inout Router) {

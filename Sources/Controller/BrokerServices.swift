@@ -31,6 +31,7 @@ final class BrokerServices: @unchecked Sendable {
         router.register(service + "RegisterBroker") { self.registerBroker($0) }
         router.register(service + "Heartbeat") { self.heartbeat($0) }
         router.register(service + "AlterPartition") { self.alterPartition($0) }
+        router.register(service + "AllocateProducerIds") { self.allocateProducerIDs($0) }
     }
 
     private func registerBroker(_ call: ServerCall) {
@@ -102,6 +103,25 @@ final class BrokerServices: @unchecked Sendable {
             call.fail(error)
         }
     }
+
+    private func allocateProducerIDs(_ call: ServerCall) {
+        do throws(RPCError) {
+            let wire = try call.decode(WireAllocateProducerIdsRequest.self)
+            controller.submit { state, _ throws(ControllerError) in
+                try state.allocateProducerIDs(
+                    broker: NodeID(wire.brokerID), epoch: BrokerEpoch(wire.brokerEpoch))
+            } completion: { result in
+                call.end(result) { block in
+                    var answer = WireAllocateProducerIdsResponse()
+                    answer.firstProducerID = block.first
+                    answer.count = block.count
+                    return answer
+                }
+            }
+        } catch {
+            call.fail(error)
+        }
+    }
 }
 
 extension ServerCall {
@@ -132,7 +152,7 @@ extension RegistrationRequest {
             incarnation: try uniqueID(wire.incarnationID, "incarnation_id"), host: wire.host,
             port: Int(wire.port), rack: wire.rack.isEmpty ? nil : wire.rack,
             directories: directories, previousEpoch: BrokerEpoch(wire.previousBrokerEpoch),
-            maxFeatureLevel: wire.maxFeatureLevel)
+            maxFeatureLevel: wire.maxFeatureLevel, minFeatureLevel: wire.minFeatureLevel)
     }
 }
 

@@ -68,7 +68,16 @@ final class ControllerParts: @unchecked Sendable {
         adminServices = AdminServices(
             clusterID: properties.clusterID, local: local, controller: controller,
             forwarder: forwarder, voters: { voters },
-            describeQuorum: { [quorum] in quorum.describe() })
+            describeQuorum: { [quorum] in quorum.describe() },
+            heardLevels: {
+                var heard = HeardLevels()
+                for voter in voters {
+                    heard.voters[voter.id] =
+                        voter.id == local
+                        ? MetadataFeatures.supported : ClosedRange<Int32>?.none
+                }
+                return heard
+            })
         controller.onLeaderChange = { [weak forwarder] in
             forwarder?.leaderChanged(isHere: link.quorum?.leader == local)
         }
@@ -119,5 +128,10 @@ extension ControllerOptions {
         replicationFactor = configuration.defaultReplicationFactor
         minInSyncReplicas = configuration.minInSyncReplicas
         uncleanLeaderElection = configuration.uncleanLeaderElection
+        for (key, value, _) in configuration.settings {
+            // What is not set has no value, and the meaning of that is for people.
+            let unset = ConfigDefinition.all.first { $0.nodeKey == key.name }?.defaultValue
+            nodeConfigs[key.name] = value.isEmpty ? unset ?? "" : value
+        }
     }
 }

@@ -40,6 +40,7 @@ import Testing
             #expect(request.clusterID == "c" && request.brokerID == 7)
             #expect(request.host == "h" && request.port == 4711 && request.rack == "r1")
             #expect(request.previousBrokerEpoch == 9)
+            #expect(request.minFeatureLevel == 1 && request.maxFeatureLevel == 2)
             let second = try WireRegisterBrokerRequest(
                 configuration(paths), clusterID: "c", port: 4711, previousEpoch: 9)
             #expect(request.incarnationID.count == 16)

@@ -142,7 +142,8 @@ final class TestBroker: Sendable {
         request.host = "127.0.0.1"
         request.port = Int32(server.port)
         request.previousBrokerEpoch = -1
-        request.maxFeatureLevel = 1
+        request.minFeatureLevel = 1
+        request.maxFeatureLevel = 2
         let voter = try #require(cluster.voters.first)
         let active = try await cluster.active(asking: voter.id)
         let endpoint = try #require(cluster.voters.first { $0.id == active }).endpoint
@@ -179,6 +180,17 @@ final class TestBroker: Sendable {
         let client = try #require(self.client.withLock { $0 })
         return try await client.call(
             "/millrace.internal.v1.Controller/Heartbeat", request, timeout: .seconds(10))
+    }
+
+    func producerIDs(
+        epoch: Int64? = nil
+    ) async throws -> WireAllocateProducerIdsResponse {
+        var request = WireAllocateProducerIdsRequest()
+        request.brokerID = id.rawValue
+        request.brokerEpoch = epoch ?? self.epoch.rawValue
+        let client = try #require(self.client.withLock { $0 })
+        return try await client.call(
+            "/millrace.internal.v1.Controller/AllocateProducerIds", request, timeout: .seconds(10))
     }
 
     /// The process is gone: its port is closed, and its connection breaks.

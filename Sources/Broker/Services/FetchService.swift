@@ -13,7 +13,7 @@ struct FetchService: Sendable {
     let metadata: BrokerMetadata
     let replicas: ReplicaManager
     let peers: BrokerPeers
-    /// `fetch.max.bytes`: the most that one answer holds, whatever is asked for.
+    /// `fetch.max.bytes` of this broker's file: the most that one answer holds, whatever is asked for.
     let maxBytes: Int
 
     func register(in router: inout Router) {
@@ -152,7 +152,8 @@ struct FetchService: Sendable {
     }
 
     /// How many bytes an answer may hold, from what the request asks for.
-    private func allowedBytes(_ request: WireFetchRequest) -> Int {
-        min(request.maxBytes > 0 ? Int(request.maxBytes) : Self.defaultMaxBytes, maxBytes)
+    func allowedBytes(_ request: WireFetchRequest) -> Int {
+        let limit = metadata.current.fetchMaxBytes(broker: local, default: maxBytes)
+        return min(request.maxBytes > 0 ? Int(request.maxBytes) : Self.defaultMaxBytes, limit)
     }
 }
