@@ -72,12 +72,18 @@ final class BrokerWatch: @unchecked Sendable {
         probe(broker, epoch: connection.epoch, attempt: 0)
     }
 
+    /// A fenced broker is asked too: while its session lasts, its next process is kept out.
     private func probe(_ broker: NodeID, epoch: BrokerEpoch, attempt: Int) {
         guard !isStopped, controller.isActive, connections[broker] == nil,
-            let registration = controller.committed.brokers[broker], registration.epoch == epoch,
-            !registration.fenced
+            let registration = controller.committed.brokers[broker], registration.epoch == epoch
         else { return }
-        if let last = lastFenced[broker], .now - last < Self.pause { return }
+        if let last = lastFenced[broker], .now - last < Self.pause {
+            let rest = Self.pause - (.now - last)
+            eventLoop.scheduleTask(in: .nanoseconds(max(0, rest.nanoseconds))) {
+                self.probe(broker, epoch: epoch, attempt: attempt)
+            }
+            return
+        }
         let client = RPCClient(
             host: registration.host, port: registration.port, eventLoop: eventLoop, logger: logger)
         client.unary(
@@ -86,10 +92,12 @@ final class BrokerWatch: @unchecked Sendable {
             client.close()
             switch result {
             case .failure(let error) where error.isConnectionRefused:
-                logger.info(
-                    "a broker's connection broke and its port is closed: fencing it",
-                    metadata: ["broker": "\(broker)"])
-                lastFenced[broker] = .now
+                if !registration.fenced {
+                    logger.info(
+                        "a broker's connection broke and its port is closed: fencing it",
+                        metadata: ["broker": "\(broker)"])
+                    lastFenced[broker] = .now
+                }
                 controller.brokerGone(broker, epoch: epoch)
             case .failure, .success:
                 let next = attempt + 1

@@ -5,6 +5,7 @@ import Metadata
 import NIOCore
 import NIOEmbedded
 import RPC
+import Testing
 
 @testable import Controller
 @testable import Quorum
@@ -62,9 +63,9 @@ final class ControllerHarness {
     let log = FakeLog()
     let controller: ActiveController
 
-    init() {
+    init(options: ControllerOptions = ControllerOptions(clusterID: "c")) {
         controller = ActiveController(
-            local: 101, options: ControllerOptions(clusterID: "c"), eventLoop: loop,
+            local: 101, options: options, eventLoop: loop,
             logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
             log: { [log] in log }, leaderAddress: { "controller 102 at host:1" })
     }
@@ -97,6 +98,29 @@ final class ControllerHarness {
         } completion: { result in
             answers.list.append(Self.text(result.map { "epoch \($0.epoch)" }))
         }
+    }
+
+    /// Registers a broker and lets it serve.
+    func serve(_ id: NodeID) throws -> BrokerEpoch {
+        register(id.rawValue, Answers())
+        commitAll()
+        let epoch = try #require(controller.committed.brokers[id]?.epoch)
+        controller.heartbeat(
+            HeartbeatRequest(
+                broker: id, epoch: epoch, appliedOffset: controller.committed.nextOffset)
+        ) { _ in }
+        commitAll()
+        #expect(controller.committed.isActive(id))
+        return epoch
+    }
+
+    /// Creates a topic with one replica list for each partition.
+    func createTopic(_ name: String, _ assignments: [[NodeID]]) {
+        controller.submit { state, _ throws(ControllerError) in
+            try state.createTopic(NewTopic(name: name, assignments: assignments))
+        } completion: { _ in
+        }
+        commitAll()
     }
 
     func read(_ answers: Answers) {

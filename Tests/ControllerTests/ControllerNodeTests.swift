@@ -95,6 +95,45 @@ import Testing
         }
     }
 
+    @Test(.timeLimit(.minutes(1)))
+    func processThatDiesBeforeItServedKeepsItsSuccessorOutNoLongerThanOneThatServed() async throws {
+        try await TestControllers.run(1, sessionTimeout: .seconds(600)) { cluster in
+            let dead = try await TestBroker(1, in: cluster, serves: false)
+            let epoch = dead.epoch
+            await dead.die()
+            let again = try await TestBroker(1, in: cluster)
+            #expect(again.epoch > epoch)
+            await again.die()
+        }
+    }
+
+    @Test(
+        "C2: a second process with a live broker's id is refused, and told where the first one is")
+    func duplicateNodeID() async throws {
+        try await TestControllers.run(1, sessionTimeout: .seconds(600)) { cluster in
+            let broker = try await TestBroker(1, in: cluster)
+            var request = WireRegisterBrokerRequest()
+            request.clusterID = TestControllers.clusterID
+            request.brokerID = 1
+            request.incarnationID = Data(UniqueID.random().bytes)
+            request.host = "127.0.0.1"
+            request.port = 1
+            request.previousBrokerEpoch = -1
+            request.maxFeatureLevel = 2
+            await #expect {
+                let _: WireRegisterBrokerResponse = try await cluster.client(101).call(
+                    "/millrace.internal.v1.Controller/RegisterBroker", request,
+                    timeout: .seconds(10))
+            } throws: { error in
+                guard let error = error as? RPCError else { return false }
+                return error.code == .duplicateBrokerRegistration
+                    && error.message.contains("alive at 127.0.0.1:")
+            }
+            #expect(try await broker.heartbeat().isFenced == false)
+            await broker.die()
+        }
+    }
+
     @Test("B8") func brokerThatOnlyLostItsConnectionIsNotFenced() async throws {
         try await TestControllers.run(1) { cluster in
             let broker = try await TestBroker(1, in: cluster)

@@ -129,8 +129,7 @@ final class TestBroker: Sendable {
     let epoch: BrokerEpoch
 
     /// Registers with the active controller and heartbeats until it is unfenced.
-    init(_ id: NodeID, in cluster: TestControllers, incarnation: UniqueID = .random()) async throws
-    {
+    init(_ id: NodeID, in cluster: TestControllers, serves: Bool = true) async throws {
         self.id = id
         server = try await RPCServer.start(
             host: "127.0.0.1", port: 0, router: Router(),
@@ -152,7 +151,7 @@ final class TestBroker: Sendable {
             eventLoop: MultiThreadedEventLoopGroup.singleton.next(), logger: logger)
         epoch = try await Self.register(request, client)
         self.client.withLock { $0 = client }
-        while try await heartbeat().isFenced {}
+        while serves, try await heartbeat().isFenced {}
     }
 
     private static func register(
