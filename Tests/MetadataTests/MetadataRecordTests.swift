@@ -38,6 +38,11 @@ import Testing
         .config(ConfigChange(resource: .broker(0), name: "a", value: "")),
         .config(ConfigChange(resource: .clusterDefault, name: "a", value: nil)),
         .noOp,
+        .producerIDs(broker: 1, epoch: 5, next: 2000),
+        .registerBroker(
+            BrokerRegistration(
+                id: 1, incarnation: UniqueID(high: 3, low: 4), epoch: 0, host: "h", port: 1,
+                featureLevels: 1...2)),
     ]
 
     @Test(arguments: samples)
