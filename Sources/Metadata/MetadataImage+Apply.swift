@@ -95,7 +95,7 @@ extension MetadataImage {
         guard let count = topics[id.topic]?.partitions.count else { throw .unknownTopic(id.topic) }
         guard Int(id.partition) == count else { throw .unknownPartition(id) }
         if let rule = state.brokenRule { throw .invalidPartition(id, rule) }
-        topics[id.topic]?.partitions.append(state)
+        topics[id.topic]?.partitions.append(state.compacted)
         index(id, from: nil, to: state)
     }
 
@@ -120,7 +120,7 @@ extension MetadataImage {
             new.leaderEpoch = old.leaderEpoch.next
         }
         if let rule = new.brokenRule { throw .invalidPartition(change.id, rule) }
-        topics[change.id.topic]?.partitions[Int(change.id.partition)] = new
+        topics[change.id.topic]?.partitions[Int(change.id.partition)] = new.compacted
         index(change.id, from: old, to: new)
     }
 }

@@ -33,10 +33,13 @@ struct PartitionUpdate {
     func change(
         isActive: (NodeID) -> Bool
     ) -> (change: PartitionChange, election: Election.Kind?)? {
-        let wanted = Set(proposedISR ?? state.isr)
+        // The lists are short: looking through them beats hashing.
+        let wanted = proposedISR ?? state.isr
         var isr = state.replicas.filter { wanted.contains($0) && isActive($0) && $0 != distrusted }
-        let trusted = Set(state.isr + state.eligibleLeaderReplicas).subtracting([distrusted])
-        var eligible = state.replicas.filter { trusted.contains($0) && !isr.contains($0) }
+        var eligible = state.replicas.filter { replica in
+            (state.isr.contains(replica) || state.eligibleLeaderReplicas.contains(replica))
+                && replica != distrusted && !isr.contains(replica)
+        }
 
         var leader = state.leader
         var election: Election.Kind?

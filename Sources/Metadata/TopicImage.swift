@@ -5,9 +5,9 @@ package struct TopicImage: Equatable, Sendable {
     package var id: TopicID
     package var name: String
     /// Index is the partition's number.
-    package var partitions: [PartitionState]
+    package var partitions: PartitionList
 
-    package init(id: TopicID, name: String, partitions: [PartitionState] = []) {
+    package init(id: TopicID, name: String, partitions: PartitionList = []) {
         self.id = id
         self.name = name
         self.partitions = partitions
@@ -37,6 +37,14 @@ package struct PartitionState: Equatable, Sendable {
         self.leader = leader
         self.leaderEpoch = leaderEpoch
         self.partitionEpoch = partitionEpoch
+    }
+
+    /// The same state with its lists in one place of memory where they are equal, as they mostly
+    /// are: there are very many partitions.
+    var compacted: PartitionState {
+        var state = self
+        if isr == replicas { state.isr = replicas }
+        return state
     }
 
     /// The replica that should lead when it can.

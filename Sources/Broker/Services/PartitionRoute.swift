@@ -51,7 +51,7 @@ enum PartitionRoute {
     }
 }
 
-extension Array {
+extension RandomAccessCollection where Index == Int {
     /// The element at an index that came from outside; `nil` when there is none.
     subscript(checked index: Int32) -> Element? {
         index >= 0 && Int(index) < count ? self[Int(index)] : nil
