@@ -125,8 +125,6 @@ package struct ControllerState: Sendable {
         return draft.result(())
     }
 
-    package func initializeFeatures() -> ControllerResult<Void> { takeOver() }
-
     /// Lets preferred replicas that are in sync lead again, at most `limit` of them.
     package func electPreferred(limit: Int) -> ControllerResult<Int> {
         var draft = MetadataDraft(image: image, options: options)

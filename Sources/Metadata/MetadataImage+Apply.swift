@@ -6,8 +6,9 @@ extension MetadataImage {
     package mutating func apply(
         _ record: MetadataRecord, at offset: Offset
     ) throws(MetadataError) {
-        var delta = MetadataDelta()
-        try apply(record, at: offset, delta: &delta)
+        try advance(past: offset)
+        var notes: MetadataDelta?
+        try change(record, notes: &notes)
     }
 
     /// Applies the record at `offset` and notes in `delta` what it changed.
@@ -15,12 +16,16 @@ extension MetadataImage {
         _ record: MetadataRecord, at offset: Offset, delta: inout MetadataDelta
     ) throws(MetadataError) {
         try advance(past: offset)
-        try change(record, delta: &delta)
+        var notes: MetadataDelta? = delta
+        // One owner only, or noting one thing would copy all the others.
+        delta = MetadataDelta()
+        defer { delta = notes ?? MetadataDelta() }
+        try change(record, notes: &notes)
     }
 
-    /// Applies a record wherever the log ends.
+    /// Applies a record wherever the log ends; what it changed is noted if anybody cares.
     mutating func change(
-        _ record: MetadataRecord, delta: inout MetadataDelta
+        _ record: MetadataRecord, notes: inout MetadataDelta?
     ) throws(MetadataError) {
         switch record {
         case .featureLevel(let name, let level):
@@ -29,40 +34,40 @@ extension MetadataImage {
                 throw .unsupportedFeature(name, level: level, supported: supported)
             }
             features[name] = level
-            delta.changedFeatures.insert(name)
+            notes?.changedFeatures.insert(name)
         case .registerBroker(let registration):
             brokers[registration.id] = registration
-            delta.changedBrokers.insert(registration.id)
+            notes?.changedBrokers.insert(registration.id)
         case .unregisterBroker(let id, let epoch):
             guard let known = brokers[id], known.epoch == epoch else {
                 throw .unknownBroker(id, epoch: epoch)
             }
             brokers[id] = nil
-            delta.changedBrokers.insert(id)
+            notes?.changedBrokers.insert(id)
         case .brokerChange(let change):
             try apply(change)
-            delta.changedBrokers.insert(change.id)
+            notes?.changedBrokers.insert(change.id)
         case .topic(let id, let name):
             guard topicIDs[name] == nil, topics[id] == nil else { throw .topicExists(name) }
             topics[id] = TopicImage(id: id, name: name)
             topicIDs[name] = id
-            delta.createdTopics.insert(id)
+            notes?.createdTopics.insert(id)
         case .removeTopic(let id):
             let topic = try remove(id)
             if configs.removeValue(forKey: .topic(topic.name)) != nil {
-                delta.changedConfigs.insert(.topic(topic.name))
+                notes?.changedConfigs.insert(.topic(topic.name))
             }
-            delta.remove(topic)
+            notes?.remove(topic)
         case .partition(let id, let state):
             try apply(state, of: id)
-            delta.changedPartitions.insert(id)
+            notes?.changedPartitions.insert(id)
         case .partitionChange(let change):
             try apply(change)
-            delta.changedPartitions.insert(change.id)
+            notes?.changedPartitions.insert(change.id)
         case .config(let change):
             configs[change.resource, default: [:]][change.name] = change.value
             if configs[change.resource]?.isEmpty == true { configs[change.resource] = nil }
-            delta.changedConfigs.insert(change.resource)
+            notes?.changedConfigs.insert(change.resource)
         case .producerIDs(_, _, let next):
             nextProducerID = max(nextProducerID, next)
         case .noOp:

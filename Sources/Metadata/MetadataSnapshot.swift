@@ -29,14 +29,13 @@ extension MetadataImage {
 /// Makes an image from the records of a snapshot, which have no offsets of the log.
 package struct MetadataImageBuilder {
     private var image = MetadataImage()
-    private var delta = MetadataDelta()
 
     package init() {}
 
     package mutating func add(_ record: MetadataRecord) throws(MetadataError) {
-        try image.change(record, delta: &delta)
         // What changed against nothing is everything: of no use to anybody.
-        delta = MetadataDelta()
+        var notes: MetadataDelta?
+        try image.change(record, notes: &notes)
     }
 
     /// The image after the log up to `endOffset`, whose last record has leader epoch `epoch`.
