@@ -6,14 +6,24 @@ private func checksum(_ bytes: [UInt8]) -> UInt32 {
     bytes.withUnsafeBytes { CRC32C.checksum($0) }
 }
 
-/// The values of RFC 3720 section B.4, and the usual check value.
+/// The values of RFC 3720 section B.4, and the usual check value; by instruction and by table.
 @Test func crcMatchesPublishedVectors() {
-    #expect(checksum([UInt8](repeating: 0, count: 32)) == 0x8a91_36aa)
-    #expect(checksum([UInt8](repeating: 0xff, count: 32)) == 0x62a8_ab43)
-    #expect(checksum([UInt8](0..<32)) == 0x46dd_794e)
-    #expect(checksum([UInt8]((0..<32).reversed())) == 0x113f_db5c)
-    #expect(checksum(Array("123456789".utf8)) == 0xe306_9283)
-    #expect(checksum([]) == 0)
+    let readCommand: [UInt8] =
+        [0x01, 0xc0] + [UInt8](repeating: 0, count: 14) + [0x14, 0, 0, 0, 0, 0, 4, 0]
+        + [0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
+    let vectors: [([UInt8], UInt32)] = [
+        ([UInt8](repeating: 0, count: 32), 0x8a91_36aa),
+        ([UInt8](repeating: 0xff, count: 32), 0x62a8_ab43),
+        ([UInt8](0..<32), 0x46dd_794e),
+        ([UInt8]((0..<32).reversed()), 0x113f_db5c),
+        (readCommand, 0xd996_3a56),
+        (Array("123456789".utf8), 0xe306_9283),
+        ([], 0),
+    ]
+    for (bytes, crc) in vectors {
+        #expect(checksum(bytes) == crc)
+        #expect(bytes.withUnsafeBytes { CRC32C.tableChecksum($0) } == crc)
+    }
 }
 
 @Test func instructionAndTableAgreeOnEveryLengthAndAlignment() {
