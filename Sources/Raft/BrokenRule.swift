@@ -30,4 +30,28 @@ package enum BrokenRule: String, Sendable, CaseIterable {
     case leadWithoutMajority
     /// Campaigns start without pre-votes.
     case skipPreVote
+    /// A vote is given and forgotten by the next crash.
+    case voteNotPersisted
+    /// A pre-vote is written down like a vote.
+    case preVoteCastsVote
+    /// A replica votes under the id of a voter whose disk was another one.
+    case voteForOtherDirectory
+    /// A follower keeps what its leader does not have.
+    case truncationIgnored
+    /// The voter set changes again before the last change is committed.
+    case twoVoterChangesAtOnce
+    /// A new leader changes the voter set before it has committed anything.
+    case changeBeforeEpochCommitted
+    /// A voter set stays in force though its record was truncated.
+    case ignoreVoterTruncation
+    /// The voters before an uncommitted change commit it.
+    case countRemovedVoter
+    /// A leader outside the voter set counts its own records.
+    case leaderCountsItselfAfterRemoval
+    /// An installed snapshot's epoch is not taken for that of the log before its start.
+    case snapshotWithoutEpoch
+    /// Snapshots may hold what is not committed, and take the place of the log.
+    case snapshotAboveHighWatermark
+    /// A read is answered without asking whether another leader was elected.
+    case readWithoutConfirmation
 }

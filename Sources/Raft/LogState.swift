@@ -29,11 +29,16 @@ package struct BatchSpan: Hashable, Sendable {
     /// Inclusive.
     package var lastOffset: Offset
     package var epoch: LeaderEpoch
+    /// The set it holds, if it is a control batch of voters.
+    package var voters: VoterSet?
 
-    package init(baseOffset: Offset, lastOffset: Offset, epoch: LeaderEpoch) {
+    package init(
+        baseOffset: Offset, lastOffset: Offset, epoch: LeaderEpoch, voters: VoterSet? = nil
+    ) {
         self.baseOffset = baseOffset
         self.lastOffset = lastOffset
         self.epoch = epoch
+        self.voters = voters
     }
 }
 
@@ -52,7 +57,7 @@ package struct LogState: Hashable, Sendable {
     package private(set) var durableEnd: Offset
     /// Rises in epoch and in offset; every start is in `startOffset ..< endOffset`.
     package private(set) var epochs: [EpochStart]
-    /// How often the log was truncated; tells a late durability report from a current one.
+    /// How often the log was truncated or reset; tells a late durability report from a current one.
     package private(set) var truncations = 0
 
     /// A log as found on disk; all of it is durable.

@@ -6,6 +6,7 @@ package enum RaftRequest: Hashable, Sendable {
     case beginQuorumEpoch(BeginQuorumEpochRequest)
     case endQuorumEpoch(EndQuorumEpochRequest)
     case fetch(FetchRequest)
+    case fetchSnapshot(FetchSnapshotRequest)
 }
 
 package enum RaftResponse: Hashable, Sendable {
@@ -13,6 +14,7 @@ package enum RaftResponse: Hashable, Sendable {
     case beginQuorumEpoch(EpochResponse)
     case endQuorumEpoch(EpochResponse)
     case fetch(FetchResponse)
+    case fetchSnapshot(FetchSnapshotResponse)
 }
 
 /// Asks for a vote in `epoch` or, as a pre-vote, whether one would be granted (KIP-996).
@@ -24,12 +26,12 @@ package struct VoteRequest: Hashable, Sendable {
     /// The candidate's log end offset.
     package var endOffset: Offset
     package var isPreVote: Bool
-    /// The voter that is asked.
-    package var voter: NodeID
+    /// The voter that is asked; another disk under its id has no vote.
+    package var voter: ReplicaKey
 
     package init(
         candidate: ReplicaKey, epoch: LeaderEpoch, lastEpoch: LeaderEpoch, endOffset: Offset,
-        isPreVote: Bool, voter: NodeID
+        isPreVote: Bool, voter: ReplicaKey
     ) {
         self.candidate = candidate
         self.epoch = epoch
@@ -52,14 +54,19 @@ package struct VoteResponse: Hashable, Sendable {
     }
 }
 
-/// A new leader tells the voters that it leads.
+/// A leader tells the voters that it leads: when it is new, and whenever it has to be sure that it
+/// still does.
 package struct BeginQuorumEpochRequest: Hashable, Sendable {
     package var leader: NodeID
     package var epoch: LeaderEpoch
+    /// The voter that is told. A new disk under its id may have forgotten a vote for somebody
+    /// else, so that its answer proves nothing.
+    package var voter: ReplicaKey
 
-    package init(leader: NodeID, epoch: LeaderEpoch) {
+    package init(leader: NodeID, epoch: LeaderEpoch, voter: ReplicaKey) {
         self.leader = leader
         self.epoch = epoch
+        self.voter = voter
     }
 }
 
@@ -121,6 +128,9 @@ package struct FetchResponse: Hashable, Sendable {
         case records([BatchSpan], highWatermark: Offset?, logStartOffset: Offset)
         /// The replica's log is not a prefix of the leader's: it must truncate to this.
         case diverging(EpochEnd)
+        /// The records asked for, or those that tell where the logs part, are gone: the replica
+        /// must fetch this snapshot, and go on from its end.
+        case snapshot(SnapshotID)
         case notLeader
         /// The request's epoch is over.
         case fencedEpoch
@@ -129,6 +139,51 @@ package struct FetchResponse: Hashable, Sendable {
         /// Below the log start.
         case offsetOutOfRange
         /// The log could not be read.
+        case unavailable
+    }
+
+    package var epoch: LeaderEpoch
+    package var leader: NodeID?
+    package var outcome: Outcome
+
+    package init(epoch: LeaderEpoch, leader: NodeID?, outcome: Outcome) {
+        self.epoch = epoch
+        self.leader = leader
+        self.outcome = outcome
+    }
+}
+
+/// Asks the leader for the bytes of a snapshot from `position` on.
+package struct FetchSnapshotRequest: Hashable, Sendable {
+    package var replica: ReplicaKey
+    package var epoch: LeaderEpoch
+    package var snapshot: SnapshotID
+    /// In bytes from the snapshot's start: so many are held already.
+    package var position: Int64
+
+    package init(
+        replica: ReplicaKey, epoch: LeaderEpoch, snapshot: SnapshotID, position: Int64
+    ) {
+        self.replica = replica
+        self.epoch = epoch
+        self.snapshot = snapshot
+        self.position = position
+    }
+}
+
+package struct FetchSnapshotResponse: Hashable, Sendable {
+    package enum Outcome: Hashable, Sendable {
+        /// `count` bytes from `position` on, of `size` in all.
+        case chunk(position: Int64, count: Int64, size: Int64)
+        /// A newer one took its place: a fetch tells which.
+        case notFound
+        case positionOutOfRange
+        case notLeader
+        /// The request's epoch is over.
+        case fencedEpoch
+        /// The request's epoch is newer than the answering replica's.
+        case unknownEpoch
+        /// The snapshot could not be read.
         case unavailable
     }
 

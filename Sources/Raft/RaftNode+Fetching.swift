@@ -45,6 +45,8 @@ extension RaftNode {
         case .diverging(let end):
             guard response.leader == follower.leader else { return }
             truncate(by: end, follower, now)
+        case .snapshot:
+            break
         case .notLeader:
             // The leader of this epoch says that it does not lead: it resigned or restarted.
             guard response.leader == nil, follower.health != .resigned else { return }

@@ -64,7 +64,7 @@ extension RaftNode {
         let id = request.replica.id
         let known = leader.voters[id]
         let isVoter =
-            voters.isVoter(request.replica) && known != nil
+            (voterSet?.isVoter(request.replica) ?? false) && known != nil
             && ReplicaKey(id: id, directory: known?.directory).matches(request.replica)
         var progress =
             (isVoter ? known : leader.observers[request.replica]) ?? ReplicaProgress()
@@ -132,7 +132,7 @@ extension RaftNode {
     /// Records of earlier epochs are committed along with one of ours, never by counting: a later
     /// leader may lack them even if a majority holds them (Raft, figure 8).
     mutating func advanceLeaderHighWatermark() {
-        guard case .leader(var leader) = role else { return }
+        guard case .leader(var leader) = role, let voters = voterSet else { return }
         var ends = voters.ids.map { id in
             if id == local.id {
                 return breaks(.countBeforeDurable) ? log.endOffset : log.durableEnd
@@ -159,8 +159,9 @@ extension RaftNode {
 
     /// When the leader must resign unless more voters fetch (check-quorum).
     func checkQuorumDeadline(_ leader: Leader) -> MonotonicTime {
-        // Together with ourselves, so many of the others make a majority.
-        let needed = voters.majority - 1
+        guard let voters = voterSet else { return .distantFuture }
+        // Together with ourselves, if we are a voter, so many of the others make a majority.
+        let needed = voters.majority - (isVoter ? 1 : 0)
         guard needed > 0 else { return .distantFuture }
         let contacts = leader.voters.values.map { $0.lastFetch ?? leader.since }.sorted(by: >)
         return contacts[needed - 1] + config.checkQuorumTimeout

@@ -83,11 +83,13 @@ extension RaftNode {
     }
 
     private func hasMajority(_ campaign: Campaign) -> Bool {
+        guard let voters = voterSet, isVoter else { return false }
         let needed = voters.majority - (breaks(.electByMinority) && voters.count > 1 ? 1 : 0)
-        return isVoter && 1 + campaign.count(.granted) >= needed
+        return 1 + campaign.count(.granted) >= needed
     }
 
     private func canBeWon(_ campaign: Campaign, countingUnreachable: Bool) -> Bool {
+        guard let voters = voterSet, isVoter else { return false }
         let open =
             campaign.count(.missing(isUnreachable: false))
             + (countingUnreachable ? campaign.count(.missing(isUnreachable: true)) : 0)
@@ -180,7 +182,7 @@ extension RaftNode {
             .appendLeaderChange(
                 LeaderChange(
                     leader: local.id, epoch: election.epoch, offset: epochStart,
-                    voters: voters.ids, grantingVoters: (granting + [local.id]).sorted())))
+                    voters: voterSet?.ids ?? [], grantingVoters: (granting + [local.id]).sorted())))
     }
 
     /// What a leader must not do after a restart; only tests ask for it.
@@ -205,8 +207,8 @@ extension RaftNode {
     /// Takes in what a message says of the epoch and its leader.
     mutating func observe(epoch: LeaderEpoch, leader: NodeID?, _ now: MonotonicTime) {
         guard epoch >= election.epoch, canReach(epoch) else { return }
-        // We would know if we led; and we only follow a voter.
-        let leader = leader.flatMap { $0 != local.id && voters.contains($0) ? $0 : nil }
+        // We would know if we led. It need not be a voter that we know of: our set may be old.
+        let leader = leader.flatMap { $0 != local.id && $0 >= 0 ? $0 : nil }
         if epoch > election.epoch {
             enterEpoch(epoch, leader: leader)
             if let leader {
@@ -237,7 +239,7 @@ extension RaftNode {
     }
 
     func otherVoters() -> [NodeID] {
-        voters.ids.filter { $0 != local.id }
+        (voterSet?.ids ?? []).filter { $0 != local.id }
     }
 
     /// The voter is unreachable, or a connection to it broke.

@@ -70,8 +70,14 @@ extension RaftNode {
             follower.fetch = Errand(outstanding: id, due: now + config.requestTimeout)
             role = .follower(follower)
         case .leader(var leader):
-            let request = BeginQuorumEpochRequest(leader: local.id, epoch: election.epoch)
-            send(.beginQuorumEpoch(request), for: &leader.notices, now)
+            for voter in voterSet?.voters ?? [] {
+                guard let errand = leader.notices[voter.id], now >= errand.due else { continue }
+                let request = BeginQuorumEpochRequest(
+                    leader: local.id, epoch: election.epoch, voter: voter.key)
+                leader.notices[voter.id] = Errand(
+                    outstanding: send(.beginQuorumEpoch(request), to: voter.id),
+                    due: now + config.requestTimeout)
+            }
             role = .leader(leader)
         }
     }
@@ -94,13 +100,13 @@ extension RaftNode {
     private mutating func sendVoteRequests(
         _ campaign: inout Campaign, isPreVote: Bool, _ now: MonotonicTime
     ) {
-        for voter in campaign.errands.keys.sorted() {
-            guard let errand = campaign.errands[voter], now >= errand.due else { continue }
+        for voter in voterSet?.voters ?? [] {
+            guard let errand = campaign.errands[voter.id], now >= errand.due else { continue }
             let request = VoteRequest(
                 candidate: local, epoch: election.epoch, lastEpoch: log.lastEpoch,
-                endOffset: log.endOffset, isPreVote: isPreVote, voter: voter)
-            campaign.errands[voter] = Errand(
-                outstanding: send(.vote(request), to: voter), due: now + config.requestTimeout)
+                endOffset: log.endOffset, isPreVote: isPreVote, voter: voter.key)
+            campaign.errands[voter.id] = Errand(
+                outstanding: send(.vote(request), to: voter.id), due: now + config.requestTimeout)
         }
     }
 

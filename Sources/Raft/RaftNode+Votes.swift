@@ -5,7 +5,7 @@ extension RaftNode {
     mutating func handleVote(
         _ request: VoteRequest, _ token: RequestToken, _ now: MonotonicTime
     ) {
-        guard request.voter == local.id, request.candidate.id != local.id,
+        guard request.voter.id == local.id, request.candidate.id != local.id,
             request.candidate.id >= 0,
             request.epoch >= 0, canReach(request.epoch), request.endOffset >= 0,
             request.lastEpoch <= request.epoch
@@ -114,7 +114,7 @@ extension RaftNode {
         _ request: BeginQuorumEpochRequest, _ token: RequestToken, _ now: MonotonicTime
     ) {
         observe(epoch: request.epoch, leader: request.leader, now)
-        if request.epoch == election.epoch, voters.contains(request.leader) {
+        if request.epoch == election.epoch {
             switch role {
             case .prospective(let campaign):
                 // The leader that we suspected is alive.

@@ -16,10 +16,19 @@ package import Essentials
 package struct RaftNode: Sendable {
     package let local: ReplicaKey
     package let config: RaftConfig
-    package internal(set) var voters: VoterSet
+    /// Pseudo ids, which no replica has, of the servers to ask for the leader first.
+    let bootstrap: [NodeID]
+    /// The voter sets of the snapshot and the log; the newest is in force.
+    package internal(set) var voters: VoterHistory
     package internal(set) var election: ElectionState
     package internal(set) var log: LogState
     package internal(set) var role: Role
+    /// The newest snapshot this replica has.
+    package internal(set) var snapshot: SnapshotID?
+    /// The one before it, which is still served.
+    var olderSnapshot: SnapshotID?
+    /// The snapshot that is fetched or verified.
+    package internal(set) var download: SnapshotDownload?
     /// Everything below is known to be committed; never falls while the replica runs.
     package internal(set) var highWatermark: Offset?
     /// Set when the replica found that it can't go on.
@@ -44,15 +53,23 @@ package struct RaftNode: Sendable {
     /// - Parameter election: As last persisted. If its epoch is below the log's, it is older than
     ///   the log and its vote counts for nothing: the replica starts in the log's epoch, without
     ///   a vote there.
+    /// - Parameter voters: Those in the newest snapshot, and in the log from its end on.
+    /// - Parameter bootstrap: Ids below -1 that stand for the servers to search for the leader.
+    /// - Parameter snapshot: The newest one, whole and durable. If the log does not reach it, the
+    ///   log is reset to it.
     package init(
-        local: ReplicaKey, voters: VoterSet, config: RaftConfig, election: ElectionState,
-        log: LogState, generator: SeededGenerator, now: MonotonicTime
+        local: ReplicaKey, voters: VoterHistory, bootstrap: [NodeID] = [], config: RaftConfig,
+        election: ElectionState, log: LogState, snapshot: SnapshotID? = nil,
+        generator: SeededGenerator, now: MonotonicTime
     ) {
         invariant(log.isValid, "log \(log)")
         self.local = local
-        self.voters = voters
+        self.bootstrap = bootstrap
         self.config = config
         self.log = log
+        self.snapshot = snapshot
+        self.voters = voters
+        self.voters.truncate(to: log.endOffset)
         self.generator = generator
         let isOutdated = election.epoch < log.lastEpoch
         self.election = isOutdated ? .voteSpent(in: log.lastEpoch) : election
@@ -65,8 +82,8 @@ package struct RaftNode: Sendable {
 
     private mutating func initialRole(_ now: MonotonicTime) -> Role {
         // A lone voter has nobody to wait for.
-        let delay = isVoter && voters.count == 1 ? .zero : randomElectionTimeout()
-        if let leader = election.leader, leader != local.id, voters.contains(leader) {
+        let delay = isVoter && otherVoters().isEmpty ? .zero : randomElectionTimeout()
+        if let leader = election.leader, leader != local.id {
             return .follower(follower(of: leader, now))
         }
         if election.leader == local.id, isVoter {
@@ -78,8 +95,11 @@ package struct RaftNode: Sendable {
         return .unattached(Unattached(deadline: now + delay, search: .due(now)))
     }
 
+    /// The voter set in force; `nil` while this replica has not learned of any.
+    package var voterSet: VoterSet? { voters.current }
+
     /// Whether this replica votes and campaigns, as far as it knows.
-    package var isVoter: Bool { voters.isVoter(local) }
+    package var isVoter: Bool { voterSet?.isVoter(local) ?? false }
 
     /// The leader of the current epoch, as far as known and not known to have stepped down.
     package var leader: NodeID? {
@@ -121,6 +141,16 @@ package struct RaftNode: Sendable {
             connectionLost(to: peer, now)
         case .resign:
             if case .leader(let leader) = role { resign(leader, now) }
+        case .transfer(let successor, let token):
+            transfer(to: successor, token, now)
+        case .read(let token):
+            read(token, now)
+        case .snapshotTaken(let id):
+            snapshotTaken(id)
+        case .snapshotInstalled(let id, let voters):
+            snapshotInstalled(id, voters, now)
+        case .snapshotFailed(let id):
+            snapshotFailed(id, now)
         }
         return finishStep(now)
     }
@@ -149,7 +179,7 @@ package struct RaftNode: Sendable {
         return finishStep(now)
     }
 
-    private mutating func finishStep(_ now: MonotonicTime) -> [RaftEffect] {
+    mutating func finishStep(_ now: MonotonicTime) -> [RaftEffect] {
         passDeadlines(now)
         sendWhatIsDue(now)
         if announced != (leader, election.epoch) {
@@ -176,6 +206,7 @@ package struct RaftNode: Sendable {
         case .beginQuorumEpoch(let request): handleBegin(request, token, now)
         case .endQuorumEpoch(let request): handleEnd(request, token, now)
         case .fetch(let request): handleFetch(request, token, now)
+        case .fetchSnapshot(let request): handleFetchSnapshot(request, token, now)
         }
     }
 
@@ -185,6 +216,7 @@ package struct RaftNode: Sendable {
         switch response {
         case .vote(let response): handleVoteResponse(response, to: id, now)
         case .fetch(let response): handleFetchResponse(response, to: id, now)
+        case .fetchSnapshot(let response): handleFetchSnapshotResponse(response, to: id, now)
         case .beginQuorumEpoch(let response), .endQuorumEpoch(let response):
             handleNoticeResponse(response, to: id, now)
         }

@@ -121,6 +121,21 @@ package struct Leader: Hashable, Sendable {
     package var notices: [NodeID: Errand]
 }
 
+/// A snapshot on its way from the leader.
+package struct SnapshotDownload: Hashable, Sendable {
+    package let snapshot: SnapshotID
+    /// Whose snapshot it is: another leader's may differ in its bytes.
+    package let leader: NodeID
+    package let epoch: LeaderEpoch
+    /// So many bytes are held.
+    package var position: Int64 = 0
+    /// In bytes; unknown until the first piece came.
+    package var size: Int64?
+
+    /// Whether all is here, and being verified.
+    package var isComplete: Bool { position == size }
+}
+
 /// What a leader knows of another replica in this epoch.
 package struct ReplicaProgress: Hashable, Sendable {
     /// The directory it fetched with; another one under the same id is another replica.

@@ -13,7 +13,7 @@ struct RaftNodeTests {
         log: LogState = .empty
     ) throws -> RaftNode {
         RaftNode(
-            local: local, voters: try #require(VoterSet(voters)), config: RaftConfig(),
+            local: local, voters: try .fixed(voters), config: RaftConfig(),
             election: election, log: log, generator: SeededGenerator(seed: 1), now: .zero)
     }
 
@@ -91,7 +91,8 @@ struct RaftNodeTests {
         #expect(node.election.epoch == 4)
         // It can't know whom it voted for in epoch 4, so nobody gets its vote there.
         let request = VoteRequest(
-            candidate: keys[1], epoch: 4, lastEpoch: 4, endOffset: 9, isPreVote: false, voter: 1)
+            candidate: keys[1], epoch: 4, lastEpoch: 4, endOffset: 9, isPreVote: false,
+            voter: ReplicaKey(id: 1))
         let effects = node.step(.request(.vote(request), token: token), now: .zero)
         #expect(node.election.votedFor != keys[1])
         for case .answer(_, .vote(let response)) in effects { #expect(!response.isGranted) }
@@ -103,22 +104,22 @@ struct RaftNodeTests {
         let votes = [
             VoteRequest(
                 candidate: keys[1], epoch: -5, lastEpoch: -9, endOffset: 0, isPreVote: false,
-                voter: 1),
+                voter: ReplicaKey(id: 1)),
             VoteRequest(
                 candidate: keys[1], epoch: LeaderEpoch(.max), lastEpoch: 0, endOffset: 0,
-                isPreVote: false, voter: 1),
+                isPreVote: false, voter: ReplicaKey(id: 1)),
             VoteRequest(
                 candidate: keys[1], epoch: 1, lastEpoch: 0, endOffset: -1, isPreVote: true,
-                voter: 1),
+                voter: ReplicaKey(id: 1)),
             VoteRequest(
                 candidate: keys[0], epoch: 1, lastEpoch: 0, endOffset: 0, isPreVote: false,
-                voter: 1),
+                voter: ReplicaKey(id: 1)),
             VoteRequest(
                 candidate: keys[1], epoch: 1, lastEpoch: 0, endOffset: 0, isPreVote: false,
-                voter: 3),
+                voter: ReplicaKey(id: 3)),
             VoteRequest(
                 candidate: ReplicaKey(id: -1), epoch: 1, lastEpoch: 0, endOffset: 0,
-                isPreVote: false, voter: 1),
+                isPreVote: false, voter: ReplicaKey(id: 1)),
         ]
         for vote in votes {
             let effects = node.step(.request(.vote(vote), token: token), now: .zero)
@@ -131,7 +132,8 @@ struct RaftNodeTests {
                 fetch(by: keys[1], at: offset, lastEpoch: lastEpoch, epoch: 0), now: .zero)
             #expect(effects.contains(.refuse(token)))
         }
-        let begin = BeginQuorumEpochRequest(leader: 99, epoch: LeaderEpoch(.max))
+        let begin = BeginQuorumEpochRequest(
+            leader: 99, epoch: LeaderEpoch(.max), voter: keys[0])
         _ = node.step(.request(.beginQuorumEpoch(begin), token: token), now: .zero)
         #expect(node.election.epoch == 0)
     }
@@ -144,11 +146,11 @@ struct RaftNodeTests {
                 .vote(
                     VoteRequest(
                         candidate: keys[1], epoch: epoch, lastEpoch: 0, endOffset: 0,
-                        isPreVote: false, voter: 1)), token: token)
+                        isPreVote: false, voter: ReplicaKey(id: 1))), token: token)
         }
         let most = LeaderEpoch(5 + ElectionState.maxEpochJump)
         #expect(node.step(vote(most.next), now: .zero).contains(.refuse(token)))
-        let begin = BeginQuorumEpochRequest(leader: 2, epoch: most.next)
+        let begin = BeginQuorumEpochRequest(leader: 2, epoch: most.next, voter: keys[0])
         _ = node.step(.request(.beginQuorumEpoch(begin), token: token), now: .zero)
         #expect(node.election.epoch == 5)
         _ = node.step(vote(most), now: .zero)
@@ -166,7 +168,7 @@ struct RaftNodeTests {
         for number in 1...2_000 as ClosedRange<UInt64> {
             let request = VoteRequest(
                 candidate: keys[1], epoch: 3, lastEpoch: 0, endOffset: 0, isPreVote: false,
-                voter: 1)
+                voter: ReplicaKey(id: 1))
             let effects = node.step(
                 .request(.vote(request), token: RequestToken(rawValue: number)), now: .zero)
             for case .refuse in effects { refused += 1 }
@@ -228,8 +230,8 @@ struct RaftNodeTests {
 
     @Test func votersAreDistinct() {
         #expect(VoterSet([]) == nil)
-        #expect(VoterSet([ReplicaKey(id: 1), ReplicaKey(id: 1)]) == nil)
-        #expect(VoterSet((1...4).map { ReplicaKey(id: NodeID($0)) })?.majority == 3)
+        #expect(VoterSet(keys: [ReplicaKey(id: 1), ReplicaKey(id: 1)]) == nil)
+        #expect(VoterSet(keys: (1...4).map { ReplicaKey(id: NodeID($0)) })?.majority == 3)
     }
 }
 

@@ -4,34 +4,71 @@ import Raft
 /// Watches a whole quorum and notes every rule that is broken; sees what no single replica can.
 struct SafetyChecker {
     private(set) var violations: [String] = []
-    /// The records known to be committed, in order.
-    private(set) var committed: [Entry] = []
-    private(set) var epochsLed = 0
-    private let voters: VoterSet
-    private let config: RaftConfig
-    private var leaders: [LeaderEpoch: NodeID] = [:]
-    private var votes: [VoteKey: ReplicaKey] = [:]
-    private var preVotes: [VoteKey: Set<NodeID>] = [:]
-    private var contents: [RecordKey: UInt64] = [:]
-    private var chains: [RecordKey: UInt64] = [:]
-    private var runsLeading: [LeaderEpoch: Int] = [:]
-    private var checkedCommits: [NodeID: (run: Int, end: Int)] = [:]
-    private var epochsShown: [NodeID: LeaderEpoch] = [:]
-    private var contacts: [NodeID: [NodeID: MonotonicTime]] = [:]
-    private var exposed: Offset = 0
+    let config: RaftConfig
+    let history: RaftConfig? = nil
+    /// The records known to be committed, in order, and what they make of the state.
+    var committed: [Entry] = []
+    var states: [UInt64] = [Entry.initialState]
+    /// In which epoch each was committed.
+    var commitEpochs: [LeaderEpoch] = []
+    /// The voters records among them.
+    var committedVoters: [(offset: Int, voters: VoterSet)] = []
+    let bootstrapVoters: VoterSet
+    /// Every set that a leader wrote, for what may still come into force.
+    var proposedVoters: [(offset: Int, voters: VoterSet)] = []
+    /// The last contents of disks that were taken out, for what they vouched for.
+    var graveyard: [ReplicaKey: SimulatedDisk] = [:]
+    var epochsLed = 0
+    var snapshotsLoaded = 0
+    var snapshotsTaken = 0
+    var readsConfirmed = 0
+    var votersChanges = 0
 
-    private struct VoteKey: Hashable {
-        var voter: NodeID
+    var leaders: [LeaderEpoch: NodeID] = [:]
+    var votes: [VoteKey: ReplicaKey] = [:]
+    var preVotes: [VoteKey: Set<ReplicaKey>] = [:]
+    var contents: [RecordKey: UInt64] = [:]
+    var chains: [RecordKey: UInt64] = [:]
+    var runsLeading: [LeaderEpoch: Run] = [:]
+    var applied: [Run: Int] = [:]
+    var led: [Run: Leadership] = [:]
+    var epochsShown: [ReplicaKey: LeaderEpoch] = [:]
+    var contacts: [NodeID: [ReplicaKey: MonotonicTime]] = [:]
+    var reads: [ClientCall: Int] = [:]
+    var openCalls: Set<ClientCall> = []
+
+    struct VoteKey: Hashable {
+        var voter: ReplicaKey
         var epoch: LeaderEpoch
     }
 
-    private struct RecordKey: Hashable {
+    struct RecordKey: Hashable {
         var offset: Offset
         var epoch: LeaderEpoch
     }
 
+    /// One run of one replica's process.
+    struct Run: Hashable {
+        var replica: ReplicaKey
+        var run: Int
+    }
+
+    struct ClientCall: Hashable {
+        var run: Run
+        var token: RequestToken
+    }
+
+    /// What a run has come to as a leader.
+    struct Leadership {
+        var highWatermark: Offset?
+        var votersSince = MonotonicTime.zero
+        var voters: VoterSet?
+        var started: LeaderEpoch?
+        var over: LeaderEpoch = .none
+    }
+
     init(voters: VoterSet, config: RaftConfig) {
-        self.voters = voters
+        bootstrapVoters = voters
         self.config = config
     }
 
@@ -39,11 +76,68 @@ struct SafetyChecker {
         violations.append(text)
     }
 
+    func run(of replica: SimulatedReplica) -> Run {
+        Run(replica: replica.key, run: replica.run)
+    }
+
+    /// The voter set that the first `count` committed records end with.
+    func voters(after count: Int) -> VoterSet {
+        committedVoters.last { $0.offset < count }?.voters ?? bootstrapVoters
+    }
+
+    /// Every set that is in force somewhere, or may yet be.
+    var possibleVoters: [VoterSet] {
+        let last = committedVoters.last
+        return [last?.voters ?? bootstrapVoters]
+            + proposedVoters.filter { $0.offset > last?.offset ?? -1 }.map(\.voters)
+    }
+
+    // MARK: - What happens to logs and state machines
+
+    mutating func note(_ event: ReplicaEvent, of replica: SimulatedReplica) {
+        let id = replica.id
+        switch event {
+        case .appended(let offset, let entry, let previousEpoch):
+            appended(entry, at: offset, after: previousEpoch)
+        case .proposedVoters(let voters, let offset, let context):
+            proposed(voters, at: offset, context, by: id)
+        case .truncated(let wasLeading):
+            if wasLeading { fail("R4: \(id) shortens its log as leader") }
+        case .movedStart(let snapshot):
+            movedStart(of: replica, to: snapshot)
+        case .loaded(let snapshot):
+            snapshotsLoaded += 1
+            checkSnapshot(snapshot, of: replica)
+            let run = run(of: replica)
+            let end = Int(snapshot.id.endOffset.rawValue)
+            if end < applied[run] ?? 0 { fail("R10: \(id) loads what is behind its state") }
+            applied[run] = end
+        case .tookSnapshot(let snapshot):
+            snapshotsTaken += 1
+            checkSnapshot(snapshot, of: replica)
+        case .applied(let from, let entries, let state, let epoch):
+            applied(entries, from: from, state, epoch, by: replica)
+        case .startedLeading(let epoch):
+            startedLeading(epoch, replica)
+        case .stoppedLeading(let epoch):
+            led[run(of: replica), default: Leadership()].over = epoch
+        case .confirmedRead(let token, let answer):
+            confirmedRead(ClientCall(run: run(of: replica), token: token), answer)
+        case .answeredClient(let token):
+            let call = ClientCall(run: run(of: replica), token: token)
+            if openCalls.remove(call) == nil { fail("\(id) answers \(token) twice") }
+        case .broke(let text):
+            fail("\(id): \(text)")
+        }
+    }
+
     /// Log matching: one offset and epoch, one record, and one history before it.
-    mutating func appended(_ entry: Entry, at offset: Offset, after previous: Entry?) {
+    private mutating func appended(
+        _ entry: Entry, at offset: Offset, after previousEpoch: LeaderEpoch?
+    ) {
         let key = RecordKey(offset: offset, epoch: entry.epoch)
-        let before = previous.flatMap {
-            chains[RecordKey(offset: Offset(offset.rawValue - 1), epoch: $0.epoch)]
+        let before = previousEpoch.flatMap {
+            chains[RecordKey(offset: Offset(offset.rawValue - 1), epoch: $0)]
         }
         var chain = (before ?? 0) &* 0x100_0000_01B3
         chain = (chain ^ entry.payload) &* 0x100_0000_01B3
@@ -56,180 +150,87 @@ struct SafetyChecker {
         chains[key] = chain
     }
 
-    /// What leaves a replica must follow from what is on its disk.
-    mutating func left(_ packet: Packet, disk: SimulatedReplica.Disk, now: MonotonicTime) {
-        let durable = disk.election ?? .initial
-        switch packet.content {
-        case .request(let request, _):
-            shown(epoch(of: request), by: packet.from, durable)
-            if case .vote(let vote) = request, !vote.isPreVote {
-                voted(packet.from, for: vote.candidate, in: vote.epoch, durable)
-                let granted = preVotes[
-                    VoteKey(voter: packet.from, epoch: LeaderEpoch(vote.epoch.rawValue - 1)),
-                    default: []]
-                if granted.union([packet.from]).count < voters.majority,
-                    granted.count < voters.majority
-                {
-                    fail("R12: \(packet.from) campaigns in \(vote.epoch) without pre-votes")
+    /// The same records give the same state everywhere, and committed ones never change.
+    private mutating func applied(
+        _ entries: [Entry], from: Int, _ state: UInt64, _ epoch: LeaderEpoch,
+        by replica: SimulatedReplica
+    ) {
+        let run = run(of: replica)
+        if from != applied[run] ?? 0 { fail("R10: \(replica.id) applies from \(from)") }
+        applied[run] = from + entries.count
+        for (index, entry) in entries.enumerated() {
+            let offset = from + index
+            if offset == committed.count {
+                committed.append(entry)
+                commitEpochs.append(epoch)
+                states.append(entry.applied(to: states[offset]))
+                if let voters = entry.voters {
+                    if voters != self.voters(after: offset) { votersChanges += 1 }
+                    committedVoters.append((offset, voters))
                 }
+            } else if offset > committed.count || committed[offset] != entry {
+                fail("R7: \(replica.id) commits another record at \(offset)")
+                return
             }
-            if case .fetch(let fetch) = request, voters.isVoter(fetch.replica),
-                fetch.fetchOffset > Offset(Int64(disk.durableCount))
-            {
-                fail("R9: \(packet.from) fetches at \(fetch.fetchOffset), which is not durable")
-            }
-        case .response(let response, _, _):
-            shown(epoch(of: response), by: packet.from, durable)
-        case .failure, .connectionLost:
-            break
+        }
+        if states[from + entries.count] != state {
+            fail("R22: \(replica.id) has another state at \(from + entries.count)")
         }
     }
 
-    /// A vote that was granted, by a response that leaves.
-    mutating func answered(
-        _ request: VoteRequest, by voter: NodeID, _ response: VoteResponse,
-        disk: SimulatedReplica.Disk
-    ) {
-        guard response.isGranted else { return }
-        if request.isPreVote {
-            // Of the epochs before the one campaigned in, since a candidate may also have waited.
-            preVotes[VoteKey(voter: request.candidate.id, epoch: request.epoch), default: []]
-                .insert(voter)
-        } else {
-            voted(voter, for: request.candidate, in: request.epoch, disk.election ?? .initial)
-        }
-    }
+    // MARK: - Snapshots
 
-    private mutating func voted(
-        _ voter: NodeID, for candidate: ReplicaKey, in epoch: LeaderEpoch,
-        _ durable: ElectionState
-    ) {
-        let key = VoteKey(voter: voter, epoch: epoch)
-        if let other = votes[key], other != candidate {
-            fail("R2: \(voter) votes for \(other) and \(candidate) in epoch \(epoch)")
-        }
-        votes[key] = candidate
-        if durable.epoch < epoch || (durable.epoch == epoch && durable.votedFor != candidate) {
-            fail("R2: the vote of \(voter) in epoch \(epoch) leaves before it is durable")
-        }
-    }
-
-    private mutating func shown(
-        _ epoch: LeaderEpoch, by id: NodeID, _ durable: ElectionState
-    ) {
-        if epoch > durable.epoch { fail("R3: \(id) shows epoch \(epoch), which is not durable") }
-        if durable.epoch < epochsShown[id] ?? 0 { fail("R3: the epoch of \(id) falls") }
-        epochsShown[id] = max(epochsShown[id] ?? 0, durable.epoch)
-    }
-
-    /// A fetch reached a replica.
-    mutating func fetched(from leader: NodeID, by voter: NodeID, now: MonotonicTime) {
-        if voters.contains(voter) { contacts[leader, default: [:]][voter] = now }
-    }
-
-    /// Looks at a replica after a step, and at the disks of all.
-    mutating func check(
-        _ replica: SimulatedReplica, all: [SimulatedReplica], now: MonotonicTime
-    ) {
-        guard let node = replica.node else { return }
-        if let reason = node.halted { fail("\(replica.id) halted: \(reason)") }
-        if let leader = node.leader {
-            if let other = leaders[node.election.epoch], other != leader {
-                fail("R1: epoch \(node.election.epoch) is led by \(other) and \(leader)")
-            }
-            leaders[node.election.epoch] = leader
-        }
-        checkLogMatchesCommitted(replica)
-        if case .leader(let leader) = node.role { check(leader, replica, all, now) }
-        if replica.lastStep == now, node.nextDeadline <= now {
-            fail("\(replica.id) has a deadline in the past as \(node.role.name)")
-        }
-    }
-
-    private mutating func check(
-        _ leader: Leader, _ replica: SimulatedReplica, _ all: [SimulatedReplica],
-        _ now: MonotonicTime
-    ) {
-        let entries = replica.disk.entries
-        if runsLeading[leader.epoch] == nil {
-            epochsLed += 1
-            runsLeading[leader.epoch] = replica.run
-            // Leader completeness: the log before the epoch holds everything committed.
-            let count = min(committed.count, Int(leader.epochStart.rawValue))
-            if count < committed.count || Array(entries.prefix(count)) != committed {
-                fail("R7: the leader of \(leader.epoch) lacks committed records")
-            }
-        } else if runsLeading[leader.epoch] != replica.run {
-            fail("R6: \(replica.id) leads epoch \(leader.epoch) again after a restart")
-        }
-        if let highWatermark = leader.highWatermark {
-            checkIsDurableOnMajority(highWatermark, replica, all)
-            if highWatermark <= leader.epochStart {
-                fail("R8: \(replica.id) commits before its epoch's first record")
-            }
-            exposed = max(exposed, highWatermark)
-        }
-        // A process that was paused learns the time with its next step.
-        guard replica.lastStep == now else { return }
-        let heard = voters.ids.filter { $0 != replica.id }
-            .map { max(contacts[replica.id]?[$0] ?? .zero, leader.since) }
-            .sorted(by: >)
-        if voters.majority > 1, heard.count >= voters.majority - 1,
-            now > heard[voters.majority - 2] + config.checkQuorumTimeout
-        {
-            fail("R13: \(replica.id) leads without a majority")
-        }
-    }
-
-    private mutating func checkIsDurableOnMajority(
-        _ highWatermark: Offset, _ leader: SimulatedReplica, _ all: [SimulatedReplica]
-    ) {
-        guard highWatermark > exposed, highWatermark > 0 else { return }
-        let last = Int(highWatermark.rawValue) - 1
-        let entry = leader.disk.entries[last]
-        let holders = all.count {
-            voters.isVoter($0.key) && $0.disk.durableCount > last && $0.disk.entries[last] == entry
-        }
-        if holders < voters.majority {
-            fail("R8: \(leader.id) commits \(highWatermark), durable on \(holders) only")
-        }
-    }
-
-    private mutating func checkLogMatchesCommitted(_ replica: SimulatedReplica) {
-        var checked = checkedCommits[replica.id] ?? (replica.run, 0)
-        if checked.run != replica.run { checked = (replica.run, 0) }
-        let end = Int(replica.committed.rawValue)
-        if end < checked.end { fail("R10: the high watermark of \(replica.id) falls") }
-        guard end > checked.end else { return }
-        guard end <= replica.disk.entries.count else {
-            fail("\(replica.id) commits past its log's end")
+    private mutating func checkSnapshot(_ snapshot: SnapshotFile, of replica: SimulatedReplica) {
+        let end = Int(snapshot.id.endOffset.rawValue)
+        guard end > 0, end <= committed.count else {
+            fail("R20: \(replica.id) has a snapshot of \(end), committed are \(committed.count)")
             return
         }
-        for index in checked.end..<end {
-            let entry = replica.disk.entries[index]
-            if index == committed.count {
-                committed.append(entry)
-            } else if committed[index] != entry {
-                fail("R7: \(replica.id) commits another record at \(index)")
-            }
+        if committed[end - 1].epoch != snapshot.id.epoch {
+            fail("R20: snapshot \(snapshot.id) of \(replica.id) has the wrong epoch")
         }
-        checkedCommits[replica.id] = (replica.run, end)
-    }
-
-    private func epoch(of request: RaftRequest) -> LeaderEpoch {
-        switch request {
-        case .vote(let request): request.epoch
-        case .beginQuorumEpoch(let request): request.epoch
-        case .endQuorumEpoch(let request): request.epoch
-        case .fetch(let request): request.epoch
+        if states[end] != snapshot.state {
+            fail("R20: snapshot \(snapshot.id) of \(replica.id) holds another state")
+        }
+        if voters(after: end) != snapshot.voters {
+            fail("R20: snapshot \(snapshot.id) of \(replica.id) holds other voters")
         }
     }
 
-    private func epoch(of response: RaftResponse) -> LeaderEpoch {
-        switch response {
-        case .vote(let response): response.epoch
-        case .beginQuorumEpoch(let response), .endQuorumEpoch(let response): response.epoch
-        case .fetch(let response): response.epoch
+    private mutating func movedStart(of replica: SimulatedReplica, to id: SnapshotID) {
+        guard replica.disk.snapshot(id) != nil || replica.disk.startOffset > 0 else {
+            fail("R21: the log of \(replica.id) starts at \(id), where no snapshot ends")
+            return
         }
+        let end = Int(id.endOffset.rawValue)
+        if end > committed.count || end > 0 && committed[end - 1].epoch != id.epoch {
+            fail("R21: the log of \(replica.id) starts at \(id), which is not committed")
+        }
+    }
+
+    // MARK: - Reads
+
+    /// A client begins to read: it must see everything that anyone has committed by now.
+    mutating func began(_ token: RequestToken, isRead: Bool, on replica: SimulatedReplica) {
+        let call = ClientCall(run: run(of: replica), token: token)
+        openCalls.insert(call)
+        if isRead { reads[call] = committed.count }
+    }
+
+    private mutating func confirmedRead(_ call: ClientCall, _ answer: Offset) {
+        readsConfirmed += 1
+        guard let needed = reads[call] else { return }
+        if answer < Offset(Int64(needed)) {
+            fail("a read on \(call.run.replica.id) sees \(answer), before it were \(needed)")
+        }
+    }
+
+    private mutating func startedLeading(_ epoch: LeaderEpoch, _ replica: SimulatedReplica) {
+        let run = run(of: replica)
+        let record = led[run, default: Leadership()]
+        if record.over >= epoch || record.started ?? .none >= epoch {
+            fail("R14: \(replica.id) is told twice that it leads \(epoch)")
+        }
+        led[run, default: Leadership()].started = epoch
     }
 }

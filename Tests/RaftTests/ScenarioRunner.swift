@@ -86,7 +86,7 @@ final class ScenarioRunner {
                 return parts.count == 2 ? (parts[0], parts[1]) : nil
             }, uniquingKeysWith: { $1 })
         let voterIDs = list(options["voters"])
-        guard let voters = VoterSet(voterIDs.map { ReplicaKey(id: $0) }) else {
+        guard let voters = VoterSet(keys: voterIDs.map { ReplicaKey(id: $0) }) else {
             output.append("bad voters")
             return
         }
@@ -307,6 +307,8 @@ enum Describe {
             "BeginQuorumEpoch epoch=\(begin.epoch)"
         case .endQuorumEpoch(let end):
             "EndQuorumEpoch epoch=\(end.epoch) successors=\(end.preferredSuccessors)"
+        case .fetchSnapshot(let fetch):
+            "FetchSnapshot epoch=\(fetch.epoch) \(fetch.snapshot) at=\(fetch.position)"
         case .fetch(let fetch):
             "Fetch epoch=\(fetch.epoch) at=\(fetch.fetchOffset)@\(fetch.lastFetchedEpoch)"
                 + " hw=\(offset(fetch.highWatermark))"
@@ -319,6 +321,7 @@ enum Describe {
             (vote.isGranted ? "granted" : "refused") + known(vote.epoch, vote.leader)
         case .beginQuorumEpoch(let answer): "begin noted" + known(answer.epoch, answer.leader)
         case .endQuorumEpoch(let answer): "end noted" + known(answer.epoch, answer.leader)
+        case .fetchSnapshot(let fetch): "\(fetch.outcome)" + known(fetch.epoch, fetch.leader)
         case .fetch(let fetch): outcome(fetch.outcome) + known(fetch.epoch, fetch.leader)
         }
     }
@@ -332,6 +335,7 @@ enum Describe {
                 "no records hw=\(offset(highWatermark))"
             }
         case .diverging(let end): "diverging, epoch \(end.epoch) ends at \(end.endOffset)"
+        case .snapshot(let id): "snapshot \(id)"
         case .notLeader: "not leader"
         case .fencedEpoch: "fenced epoch"
         case .unknownEpoch: "unknown epoch"
@@ -354,7 +358,18 @@ enum Describe {
         case .persistElectionState(let state, _):
             "writes epoch=\(state.epoch)" + (state.votedFor.map { " vote=\($0)" } ?? "")
                 + (state.leader.map { " leader=\($0)" } ?? "")
-        case .send, .answer, .answerFetch: nil
+        case .send, .answer, .answerFetch, .answerSnapshot: nil
+        case .appendVoters(let voters, let offset, _): "appends \(offset): voters \(voters)"
+        case .resetLog(let id): "resets the log to \(id)"
+        case .loadSnapshot(let id): "loads snapshot \(id)"
+        case .advanceLogStart(let id): "moves the log start to \(id)"
+        case .appendSnapshotChunk(let id, let position, let isLast):
+            "receives \(id) at \(position)" + (isLast ? ", the last of it" : "")
+        case .discardSnapshotDownload: "discards a partial snapshot"
+        case .votersChanged(let voters): "has voters \(voters.map { "\($0)" } ?? "none")"
+        case .readConfirmed: "confirms a read"
+        case .readRefused: "refuses a read"
+        case .transferred(_, let outcome): "transfer: \(outcome)"
         case .refuse: "refuses a request"
         case .appendLeaderChange(let change):
             "appends \(change.offset): leader change, epoch \(change.epoch)"

@@ -96,8 +96,8 @@ final class SimulatedReplica {
                 startOffset: 0, endOffset: Offset(Int64(disk.entries.count)), epochs: epochs)
         else { return }
         node = RaftNode(
-            local: key, voters: voters, config: config, election: disk.election ?? .initial,
-            log: log, generator: SeededGenerator(seed: seed), now: now)
+            local: key, voters: VoterHistory(base: voters, baseOffset: 0), config: config,
+            election: disk.election ?? .initial, log: log, generator: SeededGenerator(seed: seed), now: now)
         step(.timePassed, now: now)
     }
 
@@ -218,6 +218,10 @@ final class SimulatedReplica {
             case .advanceHighWatermark(let offset):
                 committed = offset
             case .leaderChanged, .startedLeading, .stoppedLeading, .halt:
+                break
+            case .resetLog, .loadSnapshot, .advanceLogStart, .appendSnapshotChunk,
+                .discardSnapshotDownload, .answerSnapshot, .appendVoters, .votersChanged,
+                .readConfirmed, .readRefused, .transferred:
                 break
             }
         }

@@ -100,7 +100,7 @@ final class Simulator {
         let known = keys.prefix(plan.voterCount).map {
             ReplicaKey(id: $0.id, directory: plan.knowsDirectories ? $0.directory : nil)
         }
-        guard let voters = VoterSet(known) else {
+        guard let voters = VoterSet(keys: known) else {
             preconditionFailure("no voters")
         }
         self.voters = voters
