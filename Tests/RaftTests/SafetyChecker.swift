@@ -5,7 +5,6 @@ import Raft
 struct SafetyChecker {
     private(set) var violations: [String] = []
     let config: RaftConfig
-    let history: RaftConfig? = nil
     /// The records known to be committed, in order, and what they make of the state.
     var committed: [Entry] = []
     var states: [UInt64] = [Entry.initialState]

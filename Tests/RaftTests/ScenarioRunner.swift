@@ -3,9 +3,12 @@ import Raft
 
 /// Runs the commands of a scenario file on a small quorum, one at a time, and tells what happened.
 ///
-/// - `quorum voters=1,2,3 [observers=4] [logs=1:1,1,4;2:1,1] [epoch=7] [batches=1]`: starts it;
-///   `logs` gives the epochs of the records that replicas hold at first, `epoch` the epoch they are
-///   in, `batches` how many a fetch answers. Random numbers follow from the replica's id.
+/// - `quorum voters=1,2,3 [observers=4] [joining=5] [logs=1:1,1,4;2:1,1] [epoch=7] [batches=1]
+///   [bytes=25] [piece=10] [format]`: starts it; `observers` are brokers, `joining` controllers that
+///   know no voters; `logs` gives the epochs of the records that replicas hold at first, `epoch` the
+///   epoch they are in, `batches` how many a fetch answers, `bytes` how large snapshots are and
+///   `piece` how much of one an answer holds. With `format` the voters are in no log yet. Random
+///   numbers follow from the replica's id.
 /// - `timer N`: the clock moves to replica N's next deadline, and N notices.
 /// - `time 2s`: the clock moves; nobody notices until the next input.
 /// - `deliver [1->2] [drop|repeat|fail]`: delivers what is on its way, or that part of it, in
@@ -15,10 +18,14 @@ import Raft
 /// - `run 5s`: as many timers and as much settling as fit into that time, told in the same way.
 /// - `persist N`, `flush N`: completes the writes of the election state, or of the log.
 /// - `propose N COUNT`, `resign N`, `lost N PEER`: N appends, steps down, loses a connection.
-/// - `kill N`, `power-off N`, `start N`: the process ends, the machine loses what was not synced,
-///   the process starts.
+/// - `snapshot N`: N takes a snapshot; `install N [fail|crash]`: the one it fetched is durable, or
+///   turns out to be bad, or is durable and the process dies before it goes on.
+/// - `add N M`, `remove N M`, `update N M PORT`: N changes the voters; `read N`, `transfer N [M]`.
+/// - `kill N`, `power-off N`, `wipe N`, `start N`: the process ends, the machine loses what was not
+///   synced, or gets another disk, the process starts. `crash N COUNT`: the process ends after so
+///   many effects of its next step.
 /// - `cut N...`, `heal`: what these replicas send and what is sent to them is lost.
-/// - `status [N...]`, `log [N...]`.
+/// - `status [N...]`, `log [N...]`, `voters [N...]`.
 final class ScenarioRunner {
     private var replicas: [NodeID: SimulatedReplica] = [:]
     private var packets: [Packet] = []
@@ -28,6 +35,7 @@ final class ScenarioRunner {
     private var output: [String] = []
     private var starts: UInt64 = 0
     private var isQuiet = false
+    private var snapshotBytes: Int64 = 25
     /// How many lines a step may take to settle before something is wrong.
     private let maxSteps = 2_000
 
@@ -65,6 +73,27 @@ final class ScenarioRunner {
         case ("lost", let replica?):
             guard let peer = named.last else { return }
             act(replica) { $0.step(.connectionLost(to: peer), now: self.now) }
+        case ("snapshot", let replica?):
+            act(replica) {
+                if !$0.beginSnapshot(size: self.snapshotBytes) { self.output.append("nothing new") }
+                $0.completeSnapshotWrite(fails: false, now: self.now)
+            }
+        case ("install", let replica?):
+            act(replica) {
+                $0.completeSnapshotWrite(
+                    fails: arguments.last == "fail", crashes: arguments.last == "crash",
+                    now: self.now)
+            }
+        case ("add", _), ("remove", _), ("update", _): changeVoters(name, named)
+        case ("read", let replica?):
+            act(replica) { $0.step(.read($0.newToken()), now: self.now) }
+        case ("transfer", let replica?):
+            act(replica) {
+                $0.step(.transfer(to: named.dropFirst().first, $0.newToken()), now: self.now)
+            }
+        case ("crash", let replica?):
+            replica.effectsUntilCrash = named.last.map { Int($0.rawValue) }
+        case ("wipe", let replica?): wipe(replica)
         case ("kill", let replica?): replica.kill()
         case ("power-off", let replica?):
             replica.losePower(survivors: 0, electionSurvives: false)
@@ -73,6 +102,10 @@ final class ScenarioRunner {
         case ("heal", _): cut = []
         case ("status", _): for id in named.isEmpty ? ids : named { describe(id) }
         case ("log", _): for id in named.isEmpty ? ids : named { describeLog(id) }
+        case ("voters", _):
+            for id in named.isEmpty ? ids : named {
+                output.append("\(id): \(Describe.voters(replicas[id]?.node?.voters.current))")
+            }
         default: output.append("unknown command")
         }
     }
@@ -86,23 +119,34 @@ final class ScenarioRunner {
                 return parts.count == 2 ? (parts[0], parts[1]) : nil
             }, uniquingKeysWith: { $1 })
         let voterIDs = list(options["voters"])
-        guard let voters = VoterSet(keys: voterIDs.map { ReplicaKey(id: $0) }) else {
+        let joining = list(options["joining"])
+        guard let voters = VoterSet(voterIDs.map { voter($0, Describe.firstDisk) }) else {
             output.append("bad voters")
             return
         }
-        for id in voterIDs + list(options["observers"]) {
+        let observers = list(options["observers"])
+        for id in voterIDs + joining + observers {
+            var config = RaftConfig()
+            config.isDurable = !observers.contains(id)
             let replica = SimulatedReplica(
-                key: ReplicaKey(id: id), voters: voters, config: RaftConfig()
+                id: id,
+                disk: SimulatedDisk(
+                    directory: Describe.firstDisk,
+                    bootstrapVoters: joining.contains(id) ? nil : voters),
+                config: config, bootstrap: voterIDs.map { NodeID(-$0.rawValue - 1) }
             ) { [unowned self] in
                 lastPayload += 1
                 return lastPayload
             }
+            if !arguments.contains("format") { replica.bootstrapOffset = 0 }
             if let epoch = options["epoch"].flatMap({ Int32($0) }) {
                 replica.disk.election = ElectionState(epoch: LeaderEpoch(epoch))
             }
             replica.maxBatchesPerFetch = options["batches"].flatMap { Int($0) } ?? 8
+            replica.maxPiece = options["piece"].flatMap { Int64($0) } ?? 10
             replicas[id] = replica
         }
+        snapshotBytes = options["bytes"].flatMap { Int64($0) } ?? 25
         for log in (options["logs"] ?? "").split(separator: ";") {
             let parts = log.split(separator: ":").map(String.init)
             guard parts.count == 2, let id = Int32(parts[0]) else { continue }
@@ -113,11 +157,43 @@ final class ScenarioRunner {
                     payload: UInt64(1_000_000) + UInt64(epoch.rawValue) * 1_000 + UInt64(index),
                     batchBase: Offset(Int64(index)))
             }
-            replicas[NodeID(id)]?.disk.entries = entries
+            replicas[NodeID(id)]?.disk.setEntries(entries)
         }
         for id in ids {
             if let replica = replicas[id] { start(replica) }
         }
+    }
+
+    private func voter(_ id: NodeID, _ directory: DirectoryID, port: Int = 1) -> Voter {
+        Voter(id: id, directory: directory, host: "controller-\(id)", port: port)
+    }
+
+    private func changeVoters(_ name: String, _ named: [NodeID]) {
+        guard named.count >= 2, let leader = replicas[named[0]], let other = replicas[named[1]]
+        else {
+            output.append("who?")
+            return
+        }
+        let change: VoterChange =
+            switch name {
+            case "add": .add(voter(other.id, other.disk.directory))
+            case "remove": .remove(id: other.id, directory: nil)
+            default:
+                .update(
+                    voter(other.id, other.disk.directory, port: Int(named.last?.rawValue ?? 1)))
+            }
+        act(leader) {
+            if let error = $0.change(change, now: self.now) {
+                self.output.append("refused: \(Describe.refusal(error))")
+            }
+        }
+    }
+
+    private func wipe(_ replica: SimulatedReplica) {
+        replica.kill()
+        let old = replica.disk.directory
+        replica.disk = SimulatedDisk(
+            directory: DirectoryID(high: old.high, low: old.low + 1), bootstrapVoters: nil)
     }
 
     private func start(_ replica: SimulatedReplica) {
@@ -196,6 +272,9 @@ final class ScenarioRunner {
     }
 
     private func arrive(_ packet: Packet) {
+        var packet = packet
+        // A bootstrap server is only an address.
+        if packet.to.rawValue < 0 { packet.to = NodeID(-packet.to.rawValue - 1) }
         guard !cut.contains(packet.from), !cut.contains(packet.to) else {
             say(packet, "lost ")
             return
@@ -234,6 +313,10 @@ final class ScenarioRunner {
                 ($0.node.map { $0.log.durableEnd < $0.log.endOffset }) ?? false
             }) {
                 act(replica) { $0.flush(now: self.now) }
+            } else if let replica = ids.lazy.compactMap({ self.replicas[$0] }).first(where: {
+                !$0.snapshotWrites.isEmpty
+            }) {
+                act(replica) { $0.completeSnapshotWrite(fails: false, now: self.now) }
             } else {
                 return
             }
@@ -249,6 +332,8 @@ final class ScenarioRunner {
             if let text = Describe.effect(effect) { output.append("  \(replica.id) \(text)") }
         }
         packets += replica.takeOutbox()
+        for case .broke(let text) in replica.takeEvents() { output.append("  BROKEN: \(text)") }
+        if replica.run > 0, !replica.isUp { output.append("  \(replica.id) is down") }
     }
 
     private func describe(_ id: NodeID) {
@@ -258,7 +343,8 @@ final class ScenarioRunner {
         }
         var text = "\(id) \(node.role.name) epoch=\(node.election.epoch)"
         if let leader = node.leader, leader != id { text += " leader=\(leader)" }
-        if let voted = node.election.votedFor { text += " voted=\(voted)" }
+        if let voted = node.election.votedFor { text += " voted=\(Describe.replica(voted))" }
+        if node.log.startOffset > 0 { text += " start=\(node.log.startOffset)" }
         text += " end=\(node.log.endOffset)"
         if node.log.durableEnd < node.log.endOffset { text += " durable=\(node.log.durableEnd)" }
         let highWatermark: Offset?
@@ -273,8 +359,10 @@ final class ScenarioRunner {
     }
 
     private func describeLog(_ id: NodeID) {
-        let epochs = replicas[id]?.disk.entries.map { "\($0.epoch)" } ?? []
-        output.append("\(id): " + epochs.joined(separator: " "))
+        guard let disk = replicas[id]?.disk else { return }
+        let start = disk.startOffset > 0 ? "\(disk.startOffset)@\(disk.epochBeforeStart)..." : ""
+        let epochs = disk.entries.map { "\($0.epoch)" + ($0.voters == nil ? "" : "v") }
+        output.append("\(id): " + ([start].filter { !$0.isEmpty } + epochs).joined(separator: " "))
     }
 
     private func list(_ text: String?) -> [NodeID] {
@@ -284,105 +372,5 @@ final class ScenarioRunner {
     private func duration(_ text: String) -> Duration {
         if text.hasSuffix("ms") { return .milliseconds(Int(text.dropLast(2)) ?? 0) }
         return .seconds(Int(text.dropLast(1)) ?? 0)
-    }
-}
-
-/// Messages and effects as scenario files show them.
-enum Describe {
-    static func packet(_ packet: Packet) -> String {
-        let link = "\(packet.from)->\(packet.to)"
-        switch packet.content {
-        case .request(let request, _): return "\(link) \(Self.request(request))"
-        case .response(let response, _, _): return "\(link) \(Self.response(response))"
-        case .failure: return "\(link) failed"
-        case .connectionLost: return "\(link) connection lost"
-        }
-    }
-
-    private static func request(_ request: RaftRequest) -> String {
-        switch request {
-        case .vote(let vote):
-            "\(vote.isPreVote ? "PreVote" : "Vote") epoch=\(vote.epoch) log=\(vote.endOffset)@\(vote.lastEpoch)"
-        case .beginQuorumEpoch(let begin):
-            "BeginQuorumEpoch epoch=\(begin.epoch)"
-        case .endQuorumEpoch(let end):
-            "EndQuorumEpoch epoch=\(end.epoch) successors=\(end.preferredSuccessors)"
-        case .fetchSnapshot(let fetch):
-            "FetchSnapshot epoch=\(fetch.epoch) \(fetch.snapshot) at=\(fetch.position)"
-        case .fetch(let fetch):
-            "Fetch epoch=\(fetch.epoch) at=\(fetch.fetchOffset)@\(fetch.lastFetchedEpoch)"
-                + " hw=\(offset(fetch.highWatermark))"
-        }
-    }
-
-    private static func response(_ response: RaftResponse) -> String {
-        switch response {
-        case .vote(let vote):
-            (vote.isGranted ? "granted" : "refused") + known(vote.epoch, vote.leader)
-        case .beginQuorumEpoch(let answer): "begin noted" + known(answer.epoch, answer.leader)
-        case .endQuorumEpoch(let answer): "end noted" + known(answer.epoch, answer.leader)
-        case .fetchSnapshot(let fetch): "\(fetch.outcome)" + known(fetch.epoch, fetch.leader)
-        case .fetch(let fetch): outcome(fetch.outcome) + known(fetch.epoch, fetch.leader)
-        }
-    }
-
-    private static func outcome(_ outcome: FetchResponse.Outcome) -> String {
-        switch outcome {
-        case .records(let batches, let highWatermark, _):
-            if let first = batches.first, let last = batches.last {
-                "records \(first.baseOffset)...\(last.lastOffset) hw=\(offset(highWatermark))"
-            } else {
-                "no records hw=\(offset(highWatermark))"
-            }
-        case .diverging(let end): "diverging, epoch \(end.epoch) ends at \(end.endOffset)"
-        case .snapshot(let id): "snapshot \(id)"
-        case .notLeader: "not leader"
-        case .fencedEpoch: "fenced epoch"
-        case .unknownEpoch: "unknown epoch"
-        case .offsetOutOfRange: "offset out of range"
-        case .unavailable: "unavailable"
-        }
-    }
-
-    private static func known(_ epoch: LeaderEpoch, _ leader: NodeID?) -> String {
-        " epoch=\(epoch)" + (leader.map { " leader=\($0)" } ?? "")
-    }
-
-    private static func offset(_ offset: Offset?) -> String {
-        offset.map { "\($0)" } ?? "?"
-    }
-
-    /// What a step did besides sending; `nil` for what shows up as a message.
-    static func effect(_ effect: RaftEffect) -> String? {
-        switch effect {
-        case .persistElectionState(let state, _):
-            "writes epoch=\(state.epoch)" + (state.votedFor.map { " vote=\($0)" } ?? "")
-                + (state.leader.map { " leader=\($0)" } ?? "")
-        case .send, .answer, .answerFetch, .answerSnapshot: nil
-        case .appendVoters(let voters, let offset, _): "appends \(offset): voters \(voters)"
-        case .resetLog(let id): "resets the log to \(id)"
-        case .loadSnapshot(let id): "loads snapshot \(id)"
-        case .advanceLogStart(let id): "moves the log start to \(id)"
-        case .appendSnapshotChunk(let id, let position, let isLast):
-            "receives \(id) at \(position)" + (isLast ? ", the last of it" : "")
-        case .discardSnapshotDownload: "discards a partial snapshot"
-        case .votersChanged(let voters): "has voters \(voters.map { "\($0)" } ?? "none")"
-        case .readConfirmed: "confirms a read"
-        case .readRefused: "refuses a read"
-        case .transferred(_, let outcome): "transfer: \(outcome)"
-        case .refuse: "refuses a request"
-        case .appendLeaderChange(let change):
-            "appends \(change.offset): leader change, epoch \(change.epoch)"
-        case .appendProposed(let span): "appends \(span.baseOffset)...\(span.lastOffset)"
-        case .appendFetched(let spans):
-            "appends \(spans.first?.baseOffset ?? -1)...\(spans.last?.lastOffset ?? -1)"
-        case .truncateLog(let offset): "truncates to \(offset)"
-        case .advanceHighWatermark(let offset): "commits up to \(offset)"
-        case .leaderChanged(let leader, let epoch):
-            leader.map { "follows \($0) in epoch \(epoch)" } ?? "knows no leader in epoch \(epoch)"
-        case .startedLeading(let epoch): "started leading epoch \(epoch)"
-        case .stoppedLeading(let epoch): "stopped leading epoch \(epoch)"
-        case .halt(let reason): "halts: \(reason)"
-        }
     }
 }

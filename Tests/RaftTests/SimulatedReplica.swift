@@ -1,83 +1,87 @@
 import Essentials
 import Raft
 
-/// A record as tests know it; records that are equal in everything are the same record.
-struct Entry: Hashable, Sendable {
-    var epoch: LeaderEpoch
-    /// Unique to one append by one leader.
-    var payload: UInt64
-    /// The first offset of the batch that it is part of.
-    var batchBase: Offset
-}
-
-/// A message on its way, with what only tests need: the run of the process it belongs to.
-struct Packet: Hashable, Sendable {
-    enum Content: Hashable, Sendable {
-        case request(RaftRequest, RequestID)
-        case response(RaftResponse, RequestID, entries: [Entry])
-        case failure(RequestID)
-        case connectionLost
-    }
-
-    var from: NodeID
-    var to: NodeID
-    /// Which run of the requesting process this belongs to: connections die with a process.
-    var run: Int
-    var content: Content
-}
-
 /// A driver around one `RaftNode`, with a disk in memory that can lose what was not synced.
 final class SimulatedReplica {
-    /// What survives the process: page cache and stable storage.
-    struct Disk {
-        var entries: [Entry] = []
-        /// So many entries are on stable storage.
-        var durableCount = 0
-        var election: ElectionState?
-    }
-
     struct PendingAnswer {
         var to: NodeID
         var run: Int
         var id: RequestID
     }
 
-    let key: ReplicaKey
-    let voters: VoterSet
+    /// A file that is on its way to the disk.
+    struct SnapshotWrite {
+        var snapshot: SnapshotFile
+        var isDownload: Bool
+        /// A download whose pieces do not fit together, as its checksums will tell.
+        var isTorn = false
+    }
+
+    /// The partial file of a snapshot that is being fetched.
+    struct Download {
+        var id: SnapshotID
+        var end: Int64
+        var snapshot: SnapshotFile
+        var isTorn: Bool
+    }
+
+    let id: NodeID
     let config: RaftConfig
-    var disk = Disk()
+    /// The bootstrap servers, as pseudo ids.
+    let bootstrap: [NodeID]
+    var disk: SimulatedDisk
     private(set) var node: RaftNode?
     /// Counts the process's starts.
     private(set) var run = 0
     private(set) var outbox: [Packet] = []
+    private(set) var events: [ReplicaEvent] = []
     /// Asked for, not yet durable.
     private(set) var electionWrites: [(state: ElectionState, write: UInt64)] = []
     private(set) var answers: [RequestToken: PendingAnswer] = [:]
-    private(set) var committed: Offset = 0
     private(set) var effectsOfLastStep: [RaftEffect] = []
     private(set) var lastStep = MonotonicTime.zero
+    var snapshotWrites: [SnapshotWrite] = []
+    var download: Download?
+    /// The state machine: everything below `committed` is applied to `state`.
+    private(set) var committed: Offset = 0
+    private(set) var state = Entry.initialState
     private var lastToken: UInt64 = 0
+    /// Where the voters that the disk was formatted with are taken to be written already, if so.
+    var bootstrapOffset: Offset?
     /// Batches a fetch answer holds at most.
     var maxBatchesPerFetch = 8
-    var nextPayload: () -> UInt64
-    var onAppend: (Offset, Entry) -> Void = { _, _ in }
+    /// Bytes a piece of a snapshot holds at most.
+    var maxPiece: Int64 = 10
+    /// The process dies after so many effects of the next step.
+    var effectsUntilCrash: Int?
+    let nextNumber: () -> UInt64
 
     init(
-        key: ReplicaKey, voters: VoterSet, config: RaftConfig,
-        nextPayload: @escaping () -> UInt64
+        id: NodeID, disk: SimulatedDisk, config: RaftConfig, bootstrap: [NodeID],
+        nextNumber: @escaping () -> UInt64
     ) {
-        self.key = key
-        self.voters = voters
+        self.id = id
+        self.disk = disk
         self.config = config
-        self.nextPayload = nextPayload
+        self.bootstrap = bootstrap
+        self.nextNumber = nextNumber
     }
 
-    var id: NodeID { key.id }
+    var key: ReplicaKey { ReplicaKey(id: id, directory: disk.directory) }
     var isUp: Bool { node != nil }
+
+    var leading: Leader? {
+        if case .leader(let leader) = node?.role { leader } else { nil }
+    }
 
     func takeOutbox() -> [Packet] {
         defer { outbox = [] }
         return outbox
+    }
+
+    func takeEvents() -> [ReplicaEvent] {
+        defer { events = [] }
+        return events
     }
 
     // MARK: - Process life
@@ -85,20 +89,30 @@ final class SimulatedReplica {
     func start(seed: UInt64, now: MonotonicTime) {
         run += 1
         committed = 0
+        state = Entry.initialState
         // Like the real driver: what was found is made durable before it is relied on.
-        disk.durableCount = disk.entries.count
-        var epochs: [EpochStart] = []
-        for (index, entry) in disk.entries.enumerated() where entry.epoch != epochs.last?.epoch {
-            epochs.append(EpochStart(epoch: entry.epoch, startOffset: Offset(Int64(index))))
+        disk.markDurable(to: disk.endOffset)
+        guard let log = disk.logState else {
+            events.append(.broke("a log that can't be"))
+            return
         }
-        guard
-            let log = LogState(
-                startOffset: 0, endOffset: Offset(Int64(disk.entries.count)), epochs: epochs)
-        else { return }
         node = RaftNode(
-            local: key, voters: VoterHistory(base: voters, baseOffset: 0), config: config,
-            election: disk.election ?? .initial, log: log, generator: SeededGenerator(seed: seed), now: now)
+            local: key, voters: voterHistory(), bootstrap: bootstrap, config: config,
+            election: disk.election ?? .initial, log: log, snapshot: disk.snapshots.last?.id,
+            generator: SeededGenerator(seed: seed), now: now)
         step(.timePassed, now: now)
+    }
+
+    /// The sets in the newest snapshot, and in the log from its end on.
+    private func voterHistory() -> VoterHistory {
+        let snapshot = disk.snapshots.last
+        var history = VoterHistory(
+            base: snapshot?.voters ?? disk.bootstrapVoters,
+            baseOffset: snapshot?.id.endOffset ?? bootstrapOffset)
+        for record in disk.voterRecords {
+            history.append(record.voters, at: Offset(Int64(record.offset)))
+        }
+        return history
     }
 
     /// The process dies; what it wrote stays in the page cache.
@@ -107,25 +121,30 @@ final class SimulatedReplica {
         outbox = []
         answers = [:]
         electionWrites = []
+        snapshotWrites = []
+        download = nil
+        effectsUntilCrash = nil
     }
 
     /// The machine dies: of what was not synced, `survivors` entries happen to be on disk, and
     /// perhaps the election state that was being written.
     func losePower(survivors: Int, electionSurvives: Bool) {
         if electionSurvives, let pending = electionWrites.last { disk.election = pending.state }
-        disk.entries.removeLast(disk.entries.count - disk.durableCount - survivors)
+        disk.losePower(keeping: survivors)
         kill()
     }
 
     // MARK: - Driving
 
-    func step(_ input: RaftInput, entries: [Entry] = [], now: MonotonicTime) {
+    func step(
+        _ input: RaftInput, payload: Packet.Payload = .none, now: MonotonicTime
+    ) {
         guard var stepping = node else { return }
         let effects = stepping.step(input, now: now)
         lastStep = now
         stepping.checkInvariants()
         node = stepping
-        perform(effects, fetched: entries)
+        perform(effects, payload: payload)
     }
 
     /// Returns whether the replica took the proposal.
@@ -138,20 +157,40 @@ final class SimulatedReplica {
                 recordCount: count, epoch: stepping.election.epoch, now: now)
         else { return false }
         node = stepping
-        perform(effects, fetched: [])
+        perform(effects)
         return true
+    }
+
+    /// Returns why the replica refused, if it did.
+    func change(_ change: VoterChange, now: MonotonicTime) -> VoterChangeError? {
+        effectsOfLastStep = []
+        guard var stepping = node else { return nil }
+        do throws(VoterChangeError) {
+            let effects = try stepping.changeVoters(change, now: now).effects
+            stepping.checkInvariants()
+            node = stepping
+            perform(effects)
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    /// A token for a request that comes from no other replica.
+    func newToken() -> RequestToken {
+        lastToken += 1
+        return RequestToken(rawValue: lastToken)
     }
 
     func receive(_ packet: Packet, now: MonotonicTime) {
         switch packet.content {
         case .request(let request, let id):
-            lastToken += 1
-            let token = RequestToken(rawValue: lastToken)
+            let token = newToken()
             answers[token] = PendingAnswer(to: packet.from, run: packet.run, id: id)
             step(.request(request, token: token), now: now)
-        case .response(let response, let id, let entries):
+        case .response(let response, let id, let payload):
             guard packet.run == run else { return }
-            step(.response(response, to: id), entries: entries, now: now)
+            step(.response(response, to: id), payload: payload, now: now)
         case .failure(let id):
             guard packet.run == run else { return }
             step(.requestFailed(id), now: now)
@@ -171,7 +210,7 @@ final class SimulatedReplica {
     /// Completes a sync that was begun when the log ended at `end`.
     func completeFlush(end: Offset, truncations: Int, run: Int, now: MonotonicTime) {
         guard run == self.run, let node, node.log.truncations == truncations else { return }
-        disk.durableCount = max(disk.durableCount, min(Int(end.rawValue), disk.entries.count))
+        disk.markDurable(to: Int(end.rawValue))
         step(.logDurable(end: end, truncations: truncations), now: now)
     }
 
@@ -180,104 +219,113 @@ final class SimulatedReplica {
         completeFlush(end: log.endOffset, truncations: log.truncations, run: run, now: now)
     }
 
-    private func perform(_ effects: [RaftEffect], fetched: [Entry]) {
+    // MARK: - Snapshots
+
+    /// Begins to write what has been applied so far; false if there is nothing new to write.
+    func beginSnapshot(size: Int64) -> Bool {
+        guard let node, committed > 0, committed > disk.snapshots.last?.id.endOffset ?? 0,
+            !snapshotWrites.contains(where: { !$0.isDownload }),
+            let epoch = disk.epoch(before: Int(committed.rawValue))
+        else { return false }
+        snapshotWrites.append(
+            SnapshotWrite(
+                snapshot: SnapshotFile(
+                    id: SnapshotID(endOffset: committed, epoch: epoch), state: state,
+                    voters: node.voters.set(before: committed), size: size, file: nextNumber()),
+                isDownload: false))
+        return true
+    }
+
+    /// The oldest file that was being written is durable under its name, or turns out to be bad.
+    ///
+    /// - Parameter fails: The disk or the file is bad.
+    /// - Parameter crashes: The process dies before it can go on.
+    func completeSnapshotWrite(fails: Bool, crashes: Bool = false, now: MonotonicTime) {
+        guard !snapshotWrites.isEmpty else { return }
+        let write = snapshotWrites.removeFirst()
+        let id = write.snapshot.id
+        guard !fails, !write.isTorn else {
+            if write.isDownload { step(.snapshotFailed(id), now: now) }
+            return
+        }
+        disk.add(write.snapshot)
+        if !write.isDownload { events.append(.tookSnapshot(write.snapshot)) }
+        if crashes {
+            kill()
+        } else if write.isDownload {
+            step(.snapshotInstalled(id, voters: write.snapshot.voters), now: now)
+        } else {
+            step(.snapshotTaken(id), now: now)
+        }
+    }
+
+    // MARK: - Effects
+
+    func note(_ event: ReplicaEvent) {
+        events.append(event)
+    }
+
+    private func perform(_ effects: [RaftEffect], payload: Packet.Payload = .none) {
         effectsOfLastStep = effects
-        for effect in effects {
-            switch effect {
-            case .persistElectionState(let state, let write):
-                electionWrites.append((state, write))
-            case .send(let request, let peer, let id):
-                outbox.append(
-                    Packet(from: self.id, to: peer, run: run, content: .request(request, id)))
-            case .answer(let token, let response):
-                answer(token, .fetchless(response))
-            case .answerFetch(let token, let answer):
-                self.answer(token, read(answer))
-            case .refuse(let token):
-                guard let pending = answers.removeValue(forKey: token) else { continue }
-                outbox.append(
-                    Packet(
-                        from: id, to: pending.to, run: pending.run, content: .failure(pending.id)))
-            case .appendLeaderChange(let change):
-                append(
-                    Entry(epoch: change.epoch, payload: nextPayload(), batchBase: change.offset),
-                    at: change.offset)
-            case .appendProposed(let span):
-                for offset in span.baseOffset.rawValue...span.lastOffset.rawValue {
-                    append(
-                        Entry(
-                            epoch: span.epoch, payload: nextPayload(), batchBase: span.baseOffset),
-                        at: Offset(offset))
-                }
-            case .appendFetched:
-                for entry in fetched { append(entry, at: Offset(Int64(disk.entries.count))) }
-            case .truncateLog(let offset):
-                let count = Int(offset.rawValue)
-                disk.entries.removeLast(disk.entries.count - count)
-                disk.durableCount = min(disk.durableCount, count)
-            case .advanceHighWatermark(let offset):
-                committed = offset
-            case .leaderChanged, .startedLeading, .stoppedLeading, .halt:
-                break
-            case .resetLog, .loadSnapshot, .advanceLogStart, .appendSnapshotChunk,
-                .discardSnapshotDownload, .answerSnapshot, .appendVoters, .votersChanged,
-                .readConfirmed, .readRefused, .transferred:
-                break
+        for (index, effect) in effects.enumerated() {
+            if let limit = effectsUntilCrash, index >= limit {
+                // What was sent before is on its way.
+                let sent = outbox
+                kill()
+                outbox = sent
+                return
             }
+            perform(effect, payload)
         }
     }
 
-    private func append(_ entry: Entry, at offset: Offset) {
-        invariant(Int(offset.rawValue) == disk.entries.count, "append at \(offset)")
-        disk.entries.append(entry)
-        onAppend(offset, entry)
+    func append(_ entry: Entry, at offset: Offset) {
+        invariant(Int(offset.rawValue) == disk.endOffset, "append at \(offset)")
+        note(.appended(offset, entry, previousEpoch: offset > 0 ? disk.lastEpoch : nil))
+        disk.append(entry)
     }
 
-    private struct Answer {
-        var response: RaftResponse
-        var entries: [Entry]
-
-        static func fetchless(_ response: RaftResponse) -> Answer {
-            Answer(response: response, entries: [])
-        }
+    func post(_ content: Packet.Content, to peer: NodeID, run: Int) {
+        outbox.append(Packet(from: id, to: peer, run: run, content: content))
     }
 
-    private func answer(_ token: RequestToken, _ answer: Answer) {
+    func answer(_ token: RequestToken, _ response: RaftResponse, _ payload: Packet.Payload) {
         guard let pending = answers.removeValue(forKey: token) else { return }
-        outbox.append(
-            Packet(
-                from: id, to: pending.to, run: pending.run,
-                content: .response(answer.response, pending.id, entries: answer.entries)))
+        post(.response(response, pending.id, payload: payload), to: pending.to, run: pending.run)
     }
 
-    /// Whole batches from the disk, as a driver would read them.
-    private func read(_ answer: FetchAnswer) -> Answer {
-        var spans: [BatchSpan] = []
-        var entries: [Entry] = []
-        var offset = Int(answer.from.rawValue)
-        while offset < Int(answer.below.rawValue) {
-            let entry = disk.entries[offset]
-            if let last = spans.last, last.epoch == entry.epoch,
-                last.baseOffset == entry.batchBase
-            {
-                spans[spans.count - 1].lastOffset = Offset(Int64(offset))
-            } else {
-                guard spans.count < maxBatchesPerFetch else { break }
-                spans.append(
-                    BatchSpan(
-                        baseOffset: Offset(Int64(offset)), lastOffset: Offset(Int64(offset)),
-                        epoch: entry.epoch))
-            }
-            entries.append(entry)
-            offset += 1
+    func refuse(_ token: RequestToken) {
+        guard let pending = answers.removeValue(forKey: token) else { return }
+        post(.failure(pending.id), to: pending.to, run: pending.run)
+    }
+
+    func persist(_ state: ElectionState, write: UInt64) {
+        electionWrites.append((state, write))
+    }
+
+    func apply(to offset: Offset) {
+        let from = Int(committed.rawValue)
+        let end = Int(offset.rawValue)
+        guard from >= disk.startOffset, from <= end, end <= disk.endOffset else {
+            note(.broke("R21: commits \(end), has applied \(from), log from \(disk.startOffset)"))
+            return
         }
-        return Answer(
-            response: .fetch(
-                FetchResponse(
-                    epoch: answer.epoch, leader: answer.leader,
-                    outcome: .records(
-                        spans, highWatermark: answer.highWatermark,
-                        logStartOffset: answer.logStartOffset))),
-            entries: entries)
+        let entries = Array(
+            disk.entries[(from - disk.startOffset)..<(end - disk.startOffset)])
+        for entry in entries { state = entry.applied(to: state) }
+        committed = offset
+        note(
+            .applied(
+                from: from, entries: entries, state: state, epoch: node?.election.epoch ?? 0))
+    }
+
+    func load(_ id: SnapshotID) {
+        guard let snapshot = disk.snapshot(id) else {
+            note(.broke("R21: is to load a snapshot it does not have, \(id)"))
+            return
+        }
+        state = snapshot.state
+        committed = id.endOffset
+        note(.loaded(snapshot))
     }
 }

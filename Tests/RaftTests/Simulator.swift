@@ -6,41 +6,15 @@ import Raft
 /// First comes a time of faults with work going on, then everything is healed and must make
 /// progress. The checker looks at every step.
 final class Simulator {
-    /// What the seed decides before anything runs.
-    struct Plan {
-        var voterCount: Int
-        var observerCount: Int
-        var knowsDirectories: Bool
-        var dropRate: Double
-        var repeatRate: Double
-        var longDelayRate: Double
-        /// Faults of the heavier kinds come this often, on average.
-        var meanTimeBetweenFaults: Duration
-        var meanTimeBetweenProposals: Duration
-        var slowDiskRate: Double
-        var faultTime: Duration
-
-        init(using generator: inout SeededGenerator) {
-            voterCount = [1, 2, 3, 3, 3, 4, 5, 5].randomElement(using: &generator) ?? 3
-            observerCount = Int.random(in: 0...2, using: &generator)
-            knowsDirectories = Bool.random(using: &generator)
-            dropRate = [0, 0.01, 0.1, 0.3].randomElement(using: &generator) ?? 0
-            repeatRate = [0, 0.05, 0.5].randomElement(using: &generator) ?? 0
-            longDelayRate = [0, 0.01, 0.1].randomElement(using: &generator) ?? 0
-            meanTimeBetweenFaults =
-                .milliseconds([300, 1_000, 3_000].randomElement(using: &generator) ?? 1_000)
-            meanTimeBetweenProposals =
-                .milliseconds([40, 150, 500].randomElement(using: &generator) ?? 150)
-            slowDiskRate = [0, 0.05, 0.3].randomElement(using: &generator) ?? 0
-            faultTime = .seconds(Int.random(in: 8...20, using: &generator))
-        }
-    }
-
     enum Event {
         case arrive(Packet)
         case electionWrites(NodeID, run: Int)
         case flush(NodeID, end: Offset, truncations: Int, run: Int)
+        case snapshotWrite(NodeID, run: Int)
         case propose
+        case changeVoters
+        case takeSnapshot
+        case callLeader
         case fault
         case start(NodeID)
         case endCut(Int)
@@ -51,27 +25,6 @@ final class Simulator {
         var order: Int
         var event: Event
     }
-
-    let plan: Plan
-    let config: RaftConfig
-    private(set) var checker: SafetyChecker
-    private(set) var now = MonotonicTime(nanoseconds: 1)
-    private(set) var steps = 0
-    private(set) var trace = TraceHash()
-    var generator: SeededGenerator
-    private var queue = EventQueue<Scheduled> { ($0.time, $0.order) < ($1.time, $1.order) }
-    var order = 0
-    var replicas: [NodeID: SimulatedReplica] = [:]
-    let ids: [NodeID]
-    private let voters: VoterSet
-    /// Pairs that can't talk, one way, by the cut that separates them.
-    var cuts: [Int: Set<Link>] = [:]
-    var lastCut = 0
-    var pausedUntil: [NodeID: MonotonicTime] = [:]
-    private var flushesUnderWay: Set<NodeID> = []
-    private var voteRequests: [VoteAsked: VoteRequest] = [:]
-    var isFaulty = true
-    var log: ((String) -> Void)?
 
     struct Link: Hashable {
         var from: NodeID
@@ -84,6 +37,30 @@ final class Simulator {
         var id: RequestID
     }
 
+    let plan: Plan
+    var checker: SafetyChecker
+    private(set) var now = MonotonicTime(nanoseconds: 1)
+    private(set) var steps = 0
+    private(set) var trace = TraceHash()
+    var generator: SeededGenerator
+    private var queue = EventQueue<Scheduled> { ($0.time, $0.order) < ($1.time, $1.order) }
+    private var order = 0
+    private(set) var replicas: [NodeID: SimulatedReplica] = [:]
+    /// Voters, those that join later, and brokers, in this order.
+    let ids: [NodeID]
+    let controllers: [NodeID]
+    /// Pairs that can't talk, one way, by the cut that separates them.
+    var cuts: [Int: Set<Link>] = [:]
+    var lastCut = 0
+    var pausedUntil: [NodeID: MonotonicTime] = [:]
+    /// Replicas that are down and will come back.
+    var starting: Set<NodeID> = []
+    private var flushesUnderWay: Set<NodeID> = []
+    private var snapshotWritesUnderWay: Set<NodeID> = []
+    private var voteRequests: [VoteAsked: VoteRequest] = [:]
+    var isFaulty = true
+    var log: ((String) -> Void)?
+
     init(seed: UInt64, brokenRule: BrokenRule? = nil) {
         var generator = SeededGenerator(seed: seed)
         let plan = Plan(using: &generator)
@@ -92,32 +69,34 @@ final class Simulator {
         #if DEBUG
             config.brokenRule = brokenRule
         #endif
-        self.config = config
-        let voterIDs = (1...plan.voterCount).map { NodeID(Int32($0)) }
-        let observerIDs = (0..<plan.observerCount).map { NodeID(Int32(101 + $0)) }
-        ids = voterIDs + observerIDs
-        let keys = ids.map { ReplicaKey(id: $0, directory: .random(using: &generator)) }
-        let known = keys.prefix(plan.voterCount).map {
-            ReplicaKey(id: $0.id, directory: plan.knowsDirectories ? $0.directory : nil)
+        let controllers = (1...(plan.voterCount + plan.joiningCount)).map { NodeID(Int32($0)) }
+        self.controllers = controllers
+        ids = controllers + (0..<plan.observerCount).map { NodeID(Int32(101 + $0)) }
+        let directories = ids.map { _ in DirectoryID.random(using: &generator) }
+        let founders = zip(ids, directories).prefix(plan.voterCount).map {
+            Simulator.voter($0, $1)
         }
-        guard let voters = VoterSet(keys: known) else {
-            preconditionFailure("no voters")
-        }
-        self.voters = voters
+        guard let voters = VoterSet(founders) else { preconditionFailure("no voters") }
         checker = SafetyChecker(voters: voters, config: config)
         self.generator = generator
-        var lastPayload: UInt64 = 0
-        for key in keys {
-            let replica = SimulatedReplica(key: key, voters: voters, config: config) {
-                lastPayload += 1
-                return lastPayload
+        var lastNumber: UInt64 = 0
+        for (id, directory) in zip(ids, directories) {
+            var config = config
+            config.isDurable = controllers.contains(id)
+            replicas[id] = SimulatedReplica(
+                id: id,
+                disk: SimulatedDisk(
+                    directory: directory, bootstrapVoters: voters.contains(id) ? voters : nil),
+                config: config, bootstrap: controllers.map { NodeID(-$0.rawValue - 1) }
+            ) {
+                lastNumber += 1
+                return lastNumber
             }
-            replica.onAppend = { [unowned self, unowned replica] offset, entry in
-                let previous = offset > 0 ? replica.disk.entries[Int(offset.rawValue) - 1] : nil
-                checker.appended(entry, at: offset, after: previous)
-            }
-            replicas[key.id] = replica
         }
+    }
+
+    static func voter(_ id: NodeID, _ directory: DirectoryID, port: Int = 1) -> Voter {
+        Voter(id: id, directory: directory, host: "controller-\(id)", port: port)
     }
 
     /// Runs to the end, or to the first violation, and returns what was violated.
@@ -125,16 +104,17 @@ final class Simulator {
         for id in ids { start(id) }
         schedule(.propose, after: .milliseconds(500))
         schedule(.fault, after: .seconds(2))
+        schedule(.callLeader, after: .seconds(1))
+        if plan.meanTimeBetweenVoterChanges != nil { schedule(.changeVoters, after: .seconds(1)) }
+        if plan.meanTimeBetweenSnapshots != nil { schedule(.takeSnapshot, after: .seconds(1)) }
         run(until: now + plan.faultTime)
         guard checker.violations.isEmpty else { return checker.violations }
         heal()
-        run(until: now + .seconds(10))
-        guard checker.violations.isEmpty else { return checker.violations }
-        checkProgress()
+        demandProgress()
         return checker.violations
     }
 
-    private func run(until end: MonotonicTime) {
+    func run(until end: MonotonicTime) {
         while checker.violations.isEmpty {
             let deadline = nextDeadline()
             let event = queue.first?.time ?? .distantFuture
@@ -187,17 +167,46 @@ final class Simulator {
             note("flushed \(id) \(end)")
             replicas[id]?.completeFlush(end: end, truncations: truncations, run: run, now: now)
             settle(id)
+        case .snapshotWrite(let id, let run):
+            if postponed(id, scheduled) { return }
+            guard replicas[id]?.run == run else { return }
+            snapshotWritesUnderWay.remove(id)
+            note("snapshot \(id)")
+            replicas[id]?.completeSnapshotWrite(
+                fails: isFaulty && chance(plan.badFileRate),
+                crashes: isFaulty && chance(plan.badFileRate / 2), now: now)
+            settle(id)
         case .propose:
             propose()
             schedule(.propose, after: exponential(plan.meanTimeBetweenProposals))
-        case .fault:
+        case .changeVoters, .takeSnapshot, .callLeader, .fault:
             guard isFaulty else { return }
-            injectFault()
-            schedule(.fault, after: exponential(plan.meanTimeBetweenFaults))
+            interfere(scheduled.event)
         case .start(let id):
-            if replicas[id]?.isUp == false { start(id) }
+            start(id)
         case .endCut(let cut):
             cuts[cut] = nil
+        }
+    }
+
+    private func interfere(_ event: Event) {
+        switch event {
+        case .changeVoters:
+            changeVoters()
+            if let mean = plan.meanTimeBetweenVoterChanges {
+                schedule(.changeVoters, after: exponential(mean))
+            }
+        case .takeSnapshot:
+            takeSnapshot()
+            if let mean = plan.meanTimeBetweenSnapshots {
+                schedule(.takeSnapshot, after: exponential(mean))
+            }
+        case .callLeader:
+            callLeader()
+            schedule(.callLeader, after: exponential(plan.meanTimeBetweenReads))
+        default:
+            injectFault()
+            schedule(.fault, after: exponential(plan.meanTimeBetweenFaults))
         }
     }
 
@@ -209,9 +218,12 @@ final class Simulator {
     }
 
     func start(_ id: NodeID) {
+        guard let replica = replicas[id], !replica.isUp else { return }
         note("start \(id)")
-        replicas[id]?.start(seed: generator.next(), now: now)
+        starting.remove(id)
+        replica.start(seed: generator.next(), now: now)
         flushesUnderWay.remove(id)
+        snapshotWritesUnderWay.remove(id)
         settle(id)
     }
 
@@ -228,43 +240,35 @@ final class Simulator {
             }
             return
         }
-        note("\(packet.from)>\(packet.to) \(packet.content)")
+        note("\(Describe.packet(packet))")
         if case .request(let request, let id) = packet.content {
-            if case .vote(let vote) = request {
+            let epoch = replica.node?.election.epoch
+            switch request {
+            case .vote(let vote):
                 voteRequests[VoteAsked(candidate: packet.from, run: packet.run, id: id)] = vote
-            }
-            if case .fetch(let fetch) = request,
-                fetch.epoch == replica.node?.election.epoch
-            {
-                checker.fetched(from: replica.id, by: packet.from, now: now)
+            case .fetch(let fetch) where fetch.epoch == epoch:
+                checker.fetched(from: replica.id, by: fetch.replica, now: now)
+            case .fetchSnapshot(let fetch) where fetch.epoch == epoch:
+                checker.fetched(from: replica.id, by: fetch.replica, now: now)
+            default:
+                break
             }
         }
         replica.receive(packet, now: now)
         settle(packet.to)
     }
 
-    private func propose() {
-        for id in ids {
-            guard let replica = replicas[id], let node = replica.node, case .leader = node.role,
-                pausedUntil[id] ?? .zero <= now
-            else { continue }
-            if replica.propose(count: Int.random(in: 1...3, using: &generator), now: now) {
-                note("proposed to \(id)")
-                settle(id)
-            }
-        }
-    }
-
     /// Sends what the replica wants sent, lets its disk work, and checks it.
     func settle(_ id: NodeID) {
         guard let replica = replicas[id] else { return }
+        for event in replica.takeEvents() { checker.note(event, of: replica) }
         for packet in replica.takeOutbox() {
-            checker.left(packet, disk: replica.disk, now: now)
+            checker.left(packet, by: replica)
             if case .response(.vote(let response), let request, _) = packet.content,
                 let asked = voteRequests[
                     VoteAsked(candidate: packet.to, run: packet.run, id: request)]
             {
-                checker.answered(asked, by: id, response, disk: replica.disk)
+                checker.answered(asked, by: replica, response)
             }
             transmit(packet)
         }
@@ -279,11 +283,18 @@ final class Simulator {
                     id, end: log.endOffset, truncations: log.truncations, run: replica.run),
                 after: diskDelay())
         }
+        if !replica.snapshotWrites.isEmpty, snapshotWritesUnderWay.insert(id).inserted {
+            schedule(.snapshotWrite(id, run: replica.run), after: diskDelay())
+        }
+        if !replica.isUp { comeBack(replica) }
         trace(replica)
         checker.check(replica, all: ids.compactMap { replicas[$0] }, now: now)
     }
 
     private func transmit(_ packet: Packet) {
+        var packet = packet
+        // A bootstrap server is only an address.
+        if packet.to.rawValue < 0 { packet.to = NodeID(-packet.to.rawValue - 1) }
         let isCut = cuts.values.contains {
             $0.contains(Link(from: packet.from, to: packet.to))
         }
@@ -292,37 +303,13 @@ final class Simulator {
         if isFaulty, chance(plan.repeatRate) { schedule(.arrive(packet), after: networkDelay()) }
     }
 
-    /// After healing there is one leader, everyone follows it, and what it has is committed.
-    private func checkProgress() {
-        let leaders = ids.filter { id in
-            if case .leader = replicas[id]?.node?.role { true } else { false }
-        }
-        guard leaders.count == 1, let leader = replicas[leaders[0]],
-            let highWatermark = leader.node?.highWatermark
-        else {
-            checker.fail("R24: leaders after healing: \(leaders)")
-            return
-        }
-        let before = Int(highWatermark.rawValue)
-        propose()
-        run(until: now + .seconds(2))
-        for id in ids {
-            guard let replica = replicas[id] else { continue }
-            if replica.node?.election.epoch != leader.node?.election.epoch {
-                checker.fail("R24: \(id) is not in the leader's epoch")
-            } else if Int(replica.committed.rawValue) <= before {
-                checker.fail("R24: \(id) has committed nothing new")
-            }
-        }
-    }
-
     // MARK: - Chances
 
     func chance(_ probability: Double) -> Bool {
         Double.random(in: 0..<1, using: &generator) < probability
     }
 
-    private func exponential(_ mean: Duration) -> Duration {
+    func exponential(_ mean: Duration) -> Duration {
         // A geometric approximation keeps floating-point functions out of the trace.
         var periods = 1
         while chance(0.9), periods < 100 { periods += 1 }
@@ -354,7 +341,13 @@ final class Simulator {
         trace.add(UInt64(UInt32(bitPattern: replica.id.rawValue)))
         trace.add(UInt64(replica.effectsOfLastStep.count))
         trace.add(UInt64(bitPattern: replica.committed.rawValue))
+        trace.add(replica.state)
         guard let node = replica.node else { return }
+        if let log {
+            for effect in replica.effectsOfLastStep {
+                if let text = Describe.effect(effect) { log("    \(replica.id) \(text)") }
+            }
+        }
         trace.add(UInt64(UInt32(bitPattern: node.election.epoch.rawValue)))
         trace.add(UInt64(bitPattern: node.log.endOffset.rawValue))
         trace.add(UInt64(bitPattern: node.nextDeadline.nanoseconds))
