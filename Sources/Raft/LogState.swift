@@ -99,9 +99,23 @@ package struct LogState: Hashable, Sendable {
         }
         let endOffset = low < epochs.count ? epochs[low].startOffset : endOffset
         guard low > 0 else {
-            return EpochEnd(epoch: min(epochBeforeStart, epoch), endOffset: startOffset)
+            return EpochEnd(
+                epoch: epochBeforeStart <= epoch ? epochBeforeStart : .none,
+                endOffset: startOffset)
         }
         return EpochEnd(epoch: epochs[low - 1].epoch, endOffset: endOffset)
+    }
+
+    /// Whether records that would tell where a log of `epoch` parts from this one are gone.
+    func hasForgotten(_ epoch: LeaderEpoch) -> Bool {
+        startOffset > 0 && end(of: epoch).epoch == .none
+    }
+
+    /// Whether the log reaches `id` and went through its last record, so that only the records
+    /// below can have been replaced by it.
+    func holds(_ id: SnapshotID) -> Bool {
+        guard id.endOffset >= startOffset, id.endOffset <= endOffset else { return false }
+        return id.endOffset == 0 || epoch(before: id.endOffset) == id.epoch
     }
 
     /// The epoch of the last record below `offset`, which lies within the log.
@@ -131,6 +145,36 @@ package struct LogState: Hashable, Sendable {
         durableEnd = min(durableEnd, offset)
         while let last = epochs.last, last.startOffset >= offset { epochs.removeLast() }
         truncations += 1
+    }
+
+    /// Drops everything; the log goes on where a snapshot, which is durable, ends.
+    mutating func reset(to offset: Offset, epochBefore: LeaderEpoch) {
+        startOffset = offset
+        endOffset = offset
+        durableEnd = offset
+        epochBeforeStart = epochBefore
+        epochs = []
+        truncations += 1
+    }
+
+    /// Removes the records below `offset`.
+    mutating func advanceStart(to offset: Offset) {
+        invariant(
+            offset >= startOffset && offset <= endOffset,
+            "log start to \(offset) in a log from \(startOffset) to \(endOffset)")
+        epochBeforeStart = epoch(before: offset)
+        var kept = epochs.filter { end(of: $0.epoch).endOffset > offset }
+        if !kept.isEmpty { kept[0].startOffset = max(kept[0].startOffset, offset) }
+        epochs = kept
+        startOffset = offset
+    }
+
+    /// Takes from a snapshot that ends at the log's start what the epoch before the start was.
+    mutating func noteEpochBeforeStart(_ id: SnapshotID) {
+        guard id.endOffset == startOffset, startOffset > 0, epochBeforeStart == .none,
+            id.epoch <= epochs.first?.epoch ?? id.epoch
+        else { return }
+        epochBeforeStart = id.epoch
     }
 
     mutating func markDurable(to offset: Offset) {

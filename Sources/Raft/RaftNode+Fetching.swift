@@ -21,7 +21,12 @@ extension RaftNode {
             // A leader in the response would have made us its follower.
             unattached.search = .due(now + randomBackoff())
             role = .unattached(unattached)
-        case .resigned, .prospective, .candidate, .leader:
+        case .prospective(var campaign):
+            // One question a round.
+            guard campaign.search.outstanding == id else { return }
+            campaign.search = .done
+            role = .prospective(campaign)
+        case .resigned, .candidate, .leader:
             // Late: we gave up waiting for this leader.
             break
         }
@@ -37,36 +42,48 @@ extension RaftNode {
         case .records(let batches, let highWatermark, _):
             guard response.leader == follower.leader, isAppendable(batches) else { return }
             heardFromLeader(follower, now)
-            if !batches.isEmpty {
-                for batch in batches { log.append(through: batch.lastOffset, epoch: batch.epoch) }
-                effects.append(.appendFetched(batches))
-            }
+            if !batches.isEmpty { append(batches, now) }
             if let highWatermark { advanceHighWatermark(to: min(highWatermark, log.endOffset)) }
         case .diverging(let end):
             guard response.leader == follower.leader else { return }
             truncate(by: end, follower, now)
-        case .snapshot:
-            break
+        case .snapshot(let id):
+            guard response.leader == follower.leader else { return }
+            beginDownload(of: id, follower, now)
         case .notLeader:
-            // The leader of this epoch says that it does not lead: it resigned or restarted.
-            guard response.leader == nil, follower.health != .resigned else { return }
-            follower.health = .resigned
-            follower.deadline = min(
-                follower.deadline, now + random(in: config.connectionLostDelay))
-            role = .follower(follower)
+            noteNotLeader(response.leader, now)
         case .fencedEpoch, .unknownEpoch, .offsetOutOfRange, .unavailable:
             // Asked again after the backoff; if that does not help, the fetch timeout does.
             break
         }
     }
 
-    private mutating func heardFromLeader(_ follower: Follower, _ now: MonotonicTime) {
+    /// The leader of this epoch says that it does not lead: it resigned or restarted.
+    mutating func noteNotLeader(_ leader: NodeID?, _ now: MonotonicTime) {
+        guard case .follower(var follower) = role, leader == nil, follower.health != .resigned
+        else { return }
+        follower.health = .resigned
+        follower.deadline = min(follower.deadline, now + random(in: config.connectionLostDelay))
+        role = .follower(follower)
+    }
+
+    mutating func heardFromLeader(_ follower: Follower, _ now: MonotonicTime) {
         var follower = follower
         follower.hasFetched = true
         follower.health = .alive
         follower.deadline = now + randomFetchTimeout()
         follower.fetch = .due(now)
         role = .follower(follower)
+    }
+
+    private mutating func append(_ batches: [BatchSpan], _ now: MonotonicTime) {
+        let oldVoters = voterSet
+        for batch in batches {
+            log.append(through: batch.lastOffset, epoch: batch.epoch)
+            if let set = batch.voters { voters.append(set, at: batch.baseOffset) }
+        }
+        effects.append(.appendFetched(batches))
+        if voterSet != oldVoters { adoptVoters(now) }
     }
 
     /// Whether the batches continue our log, in epochs that never fall and have begun.
@@ -92,14 +109,20 @@ extension RaftNode {
             ownEnd.epoch == leaderEnd.epoch
             ? min(ownEnd.endOffset, leaderEnd.endOffset) : ownEnd.endOffset
         // An answer that would not shorten the log is wrong, and believing it would go on for ever.
-        guard target < log.endOffset, target >= log.startOffset else { return }
-        if let highWatermark, target < highWatermark {
-            halt(.committedRecordsDiverge(highWatermark: highWatermark, truncation: target))
+        guard target < log.endOffset else { return }
+        // Whatever was removed at the log's start was committed.
+        let committed = max(highWatermark ?? 0, log.startOffset)
+        guard target >= committed else {
+            halt(.committedRecordsDiverge(highWatermark: committed, truncation: target))
             return
         }
         heardFromLeader(follower, now)
+        guard !breaks(.truncationIgnored) else { return }
         log.truncate(to: target)
         effects.append(.truncateLog(to: target))
+        let oldVoters = voterSet
+        if !breaks(.ignoreVoterTruncation) { voters.truncate(to: target) }
+        if voterSet != oldVoters { adoptVoters(now) }
     }
 
     mutating func advanceHighWatermark(to offset: Offset) {

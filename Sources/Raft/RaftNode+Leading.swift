@@ -25,14 +25,7 @@ extension RaftNode {
                         outcome: request.epoch < leader.epoch ? .fencedEpoch : .unknownEpoch)))
             return
         }
-        let end = log.end(of: request.lastFetchedEpoch)
-        let isPrefix =
-            end.epoch == request.lastFetchedEpoch && end.endOffset >= request.fetchOffset
-        let outcome: FetchResponse.Outcome? =
-            request.fetchOffset < log.startOffset
-            ? .offsetOutOfRange
-            : isPrefix || (breaks(.ignoreDivergence) && request.fetchOffset <= log.endOffset)
-                ? nil : .diverging(end)
+        let outcome = objection(to: request)
         recordFetch(request, isValid: outcome == nil, in: &leader, now)
         // One fetch a replica: an older one was given up by its sender, or repeated by the network.
         if let older = leader.parked.removeValue(forKey: request.replica) {
@@ -55,21 +48,31 @@ extension RaftNode {
         advanceLeaderHighWatermark()
     }
 
+    /// What the replica must do before it can have what it asks for, if anything.
+    private func objection(to request: FetchRequest) -> FetchResponse.Outcome? {
+        let isTooOld =
+            request.fetchOffset < log.startOffset || log.hasForgotten(request.lastFetchedEpoch)
+        guard !isTooOld else {
+            // The newest one, if it is not just what the directory was formatted with.
+            guard let snapshot, snapshot.endOffset >= log.startOffset, snapshot.endOffset > 0
+            else { return .offsetOutOfRange }
+            return .snapshot(snapshot)
+        }
+        let end = log.end(of: request.lastFetchedEpoch)
+        let isPrefix =
+            end.epoch == request.lastFetchedEpoch && end.endOffset >= request.fetchOffset
+        let isBlindlyServed = breaks(.ignoreDivergence) && request.fetchOffset <= log.endOffset
+        return isPrefix || isBlindlyServed ? nil : .diverging(end)
+    }
+
     /// Notes what the fetch tells about its sender.
     ///
     /// A fetch of a log that diverges proves that its sender follows us, and nothing else.
     private mutating func recordFetch(
         _ request: FetchRequest, isValid: Bool, in leader: inout Leader, _ now: MonotonicTime
     ) {
-        let id = request.replica.id
-        let known = leader.voters[id]
-        let isVoter =
-            (voterSet?.isVoter(request.replica) ?? false) && known != nil
-            && ReplicaKey(id: id, directory: known?.directory).matches(request.replica)
-        var progress =
-            (isVoter ? known : leader.observers[request.replica]) ?? ReplicaProgress()
-        if progress.directory == nil { progress.directory = request.replica.directory }
-        if isValid {
+        recordContact(of: request.replica, in: &leader, now) { progress in
+            guard isValid else { return }
             progress.endOffset = request.fetchOffset
             if request.fetchOffset >= log.endOffset {
                 progress.lastCaughtUp = now
@@ -80,18 +83,32 @@ extension RaftNode {
             }
             progress.leaderEndAtLastFetch = log.endOffset
         }
+    }
+
+    /// Notes that the replica follows us, as a voter only if it is exactly that one.
+    func recordContact(
+        of replica: ReplicaKey, in leader: inout Leader, _ now: MonotonicTime,
+        noting note: (inout ReplicaProgress) -> Void = { _ in }
+    ) {
+        let known = leader.voters[replica.id]
+        let isVoter =
+            voterSet?.isVoter(replica) ?? false && known != nil
+            && (known?.directory == nil || known?.directory == replica.directory)
+        var progress = (isVoter ? known : leader.observers[replica]) ?? ReplicaProgress()
+        if progress.directory == nil { progress.directory = replica.directory }
+        note(&progress)
         progress.lastFetch = now
         if isVoter {
-            leader.voters[id] = progress
-            leader.notices[id] = .due(now + config.fetchTimeout)
+            leader.voters[replica.id] = progress
+            leader.notices[replica.id] = .due(now + config.fetchTimeout)
             return
         }
-        if leader.observers[request.replica] == nil {
+        if leader.observers[replica] == nil {
             let oldest = now - config.observerTimeout
             leader.observers = leader.observers.filter { $0.value.lastFetch ?? now >= oldest }
             guard leader.observers.count < config.maxObservers else { return }
         }
-        leader.observers[request.replica] = progress
+        leader.observers[replica] = progress
     }
 
     mutating func answerNotLeader(_ token: RequestToken) {
@@ -129,17 +146,18 @@ extension RaftNode {
 
     /// Commits what a majority of the voters holds durably, if that reaches into our own epoch.
     ///
-    /// Records of earlier epochs are committed along with one of ours, never by counting: a later
-    /// leader may lack them even if a majority holds them (Raft, figure 8).
+    /// The voters are those in force, even if their own record is not committed yet; we are not
+    /// always one of them. Records of earlier epochs are committed along with one of ours, never by
+    /// counting: a later leader may lack them even if a majority holds them (Raft, figure 8).
     mutating func advanceLeaderHighWatermark() {
-        guard case .leader(var leader) = role, let voters = voterSet else { return }
-        var ends = voters.ids.map { id in
-            if id == local.id {
-                return breaks(.countBeforeDurable) ? log.endOffset : log.durableEnd
-            }
-            return leader.voters[id]?.endOffset ?? 0
+        let counted = breaks(.countRemovedVoter) ? voters.previous : voterSet
+        guard case .leader(var leader) = role, let voters = counted else { return }
+        let ownEnd = breaks(.countBeforeDurable) ? log.endOffset : log.durableEnd
+        var ends = voters.voters.map { voter in
+            voter.isSame(as: local) ? ownEnd : leader.progress(of: voter)?.endOffset ?? 0
         }
         if breaks(.countObservers) { ends += leader.observers.values.compactMap(\.endOffset) }
+        if breaks(.leaderCountsItselfAfterRemoval), !voters.isVoter(local) { ends.append(ownEnd) }
         ends.sort(by: >)
         let needed = voters.majority - (breaks(.commitByMinority) && voters.count > 1 ? 1 : 0)
         let committed = ends[needed - 1]
@@ -167,10 +185,21 @@ extension RaftNode {
         return contacts[needed - 1] + config.checkQuorumTimeout
     }
 
+    /// Whether the leader may still act: a majority has fetched of late.
+    func isInOffice(_ leader: Leader, _ now: MonotonicTime) -> Bool {
+        now < checkQuorumDeadline(leader) || breaks(.leadWithoutMajority)
+    }
+
     /// Traps if what this replica believes contradicts itself; for tests, after each step.
     package func checkInvariants() {
         invariant(log.isValid, "log \(log)")
         invariant(election.epoch >= log.lastEpoch, "epoch \(election.epoch) below the log's")
+        invariant(
+            log.startOffset <= highWatermark ?? log.startOffset || anyRuleIsBroken,
+            "the log starts at \(log.startOffset), past \(highWatermark ?? 0)")
+        invariant(
+            voters.entries.last.map { $0.offset < log.endOffset } ?? true || anyRuleIsBroken,
+            "voters of \(voters.currentOffset ?? 0) in a log up to \(log.endOffset)")
         guard case .leader(let leader) = role else { return }
         invariant(leader.epoch == election.epoch, "leads \(leader.epoch) in \(election.epoch)")
         invariant(election.leader == local.id, "leads, but knows \(election.leader ?? -1)")

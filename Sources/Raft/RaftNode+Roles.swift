@@ -29,9 +29,7 @@ extension RaftNode {
                 becomeUnattached(now)
             }
         case .leader(let leader):
-            guard now >= checkQuorumDeadline(leader), !breaks(.leadWithoutMajority) else {
-                return false
-            }
+            if isInOffice(leader, now), !isRemoved(leader) { return passTransfer(leader, now) }
             resign(leader, now)
         }
         return true
@@ -103,6 +101,13 @@ extension RaftNode {
         let oldRole = role
         role = newRole
         guard case .leader(let leader) = oldRole else { return }
+        for token in leader.waitingReads + (leader.readRound?.tokens ?? []) {
+            effects.append(.readRefused(token))
+        }
+        if let transfer = leader.transfer {
+            let outcome = TransferOutcome.notLeader(self.leader, epoch: election.epoch)
+            effects.append(.transferred(transfer.token, outcome))
+        }
         effects.append(.stoppedLeading(epoch: leader.epoch))
         for key in leader.parked.keys.sorted() {
             guard let parked = leader.parked[key] else { continue }
@@ -149,7 +154,9 @@ extension RaftNode {
             deadline: now + randomElectionTimeout(), leader: leader,
             ballots: Dictionary(
                 uniqueKeysWithValues: others.map { ($0, .missing(isUnreachable: false)) }),
-            errands: Dictionary(uniqueKeysWithValues: others.map { ($0, .due(now)) }))
+            errands: Dictionary(uniqueKeysWithValues: others.map { ($0, .due(now)) }),
+            search: leader == nil && !bootstrap.isEmpty
+                ? .due(now + config.electionTimeout / 2) : .done)
     }
 
     mutating func becomeFollower(of leader: NodeID, _ now: MonotonicTime) {
@@ -183,6 +190,8 @@ extension RaftNode {
                 LeaderChange(
                     leader: local.id, epoch: election.epoch, offset: epochStart,
                     voters: voterSet?.ids ?? [], grantingVoters: (granting + [local.id]).sorted())))
+        // The set that the directories were formatted with; from here on it is in the log.
+        if voters.currentOffset == nil, let voterSet { append(voterSet) }
     }
 
     /// What a leader must not do after a restart; only tests ask for it.
@@ -191,9 +200,13 @@ extension RaftNode {
     }
 
     /// Stops leading, for good in this epoch, and names the successors.
-    mutating func resign(_ leader: Leader, _ now: MonotonicTime) {
+    mutating func resign(
+        _ leader: Leader, inFavourOf first: NodeID? = nil, _ now: MonotonicTime
+    ) {
         let successors = leader.voters.sorted { left, right in
-            (right.value.endOffset ?? -1, left.key) < (left.value.endOffset ?? -1, right.key)
+            if (left.key == first) != (right.key == first) { return left.key == first }
+            return (right.value.endOffset ?? -1, left.key)
+                < (left.value.endOffset ?? -1, right.key)
         }
         enter(
             .resigned(

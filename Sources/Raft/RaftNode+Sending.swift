@@ -16,16 +16,18 @@ extension RaftNode {
         case .prospective(let campaign), .candidate(let campaign):
             // The round begins when the election state is durable.
             guard isElectionDurable else { return .distantFuture }
-            return earliest(campaign.deadline, campaign.errands)
+            return min(earliest(campaign.deadline, campaign.errands), campaign.search.due)
         case .follower(let follower):
             return canFetch(follower)
                 ? min(follower.deadline, follower.fetch.due) : follower.deadline
         case .leader(let leader):
             let waits = leader.parked.values.map(\.deadline).min() ?? .distantFuture
+            let deadline =
+                breaks(.leadWithoutMajority) ? .distantFuture : checkQuorumDeadline(leader)
             return min(
-                earliest(
-                    breaks(.leadWithoutMajority) ? .distantFuture : checkQuorumDeadline(leader),
-                    leader.notices), waits)
+                earliest(deadline, leader.notices), waits,
+                leader.transfer?.deadline ?? .distantFuture,
+                earliest(.distantFuture, leader.readRound?.errands ?? [:]))
         }
     }
 
@@ -36,10 +38,11 @@ extension RaftNode {
         return errands.values.reduce(deadline) { min($0, $1.due) }
     }
 
-    /// Whether a fetch may be sent: a voter's fetch says that everything before it is durable.
+    /// Whether a fetch may be sent: it says that everything before it is durable.
     private func canFetch(_ follower: Follower) -> Bool {
         guard isElectionDurable, follower.health != .resigned else { return false }
-        return !isVoter || log.durableEnd == log.endOffset || breaks(.fetchBeforeDurable)
+        return !(isVoter || config.isDurable) || log.durableEnd == log.endOffset
+            || breaks(.fetchBeforeDurable)
     }
 
     mutating func sendWhatIsDue(_ now: MonotonicTime) {
@@ -55,30 +58,43 @@ extension RaftNode {
             role = .resigned(resigned)
         case .unattached(var unattached):
             guard !isVoter, now >= unattached.search.due else { return }
-            searchForLeader(&unattached, now)
+            search(among: otherVoters() + bootstrap, &unattached.search, now)
             role = .unattached(unattached)
         case .prospective(var campaign):
             sendVoteRequests(&campaign, isPreVote: true, now)
+            if now >= campaign.search.due { search(among: bootstrap, &campaign.search, now) }
             role = .prospective(campaign)
         case .candidate(var campaign):
             sendVoteRequests(&campaign, isPreVote: false, now)
             role = .candidate(campaign)
         case .follower(var follower):
+            dropForeignDownload(follower)
             guard canFetch(follower), now >= follower.fetch.due else { return }
-            let id = send(
-                .fetch(fetchRequest(canWait: follower.health == .alive)), to: follower.leader)
+            let request =
+                downloadRequest() ?? .fetch(fetchRequest(canWait: follower.health == .alive))
+            let id = send(request, to: follower.leader)
             follower.fetch = Errand(outstanding: id, due: now + config.requestTimeout)
             role = .follower(follower)
         case .leader(var leader):
-            for voter in voterSet?.voters ?? [] {
-                guard let errand = leader.notices[voter.id], now >= errand.due else { continue }
-                let request = BeginQuorumEpochRequest(
-                    leader: local.id, epoch: election.epoch, voter: voter.key)
-                leader.notices[voter.id] = Errand(
-                    outstanding: send(.beginQuorumEpoch(request), to: voter.id),
-                    due: now + config.requestTimeout)
+            beginReadRound(&leader, now)
+            sendNotices(&leader.notices, now)
+            if var round = leader.readRound {
+                sendNotices(&round.errands, now)
+                leader.readRound = round
             }
             role = .leader(leader)
+        }
+    }
+
+    /// Tells the voters that we lead.
+    private mutating func sendNotices(_ errands: inout [NodeID: Errand], _ now: MonotonicTime) {
+        for voter in voterSet?.voters ?? [] {
+            guard let errand = errands[voter.id], now >= errand.due else { continue }
+            let request = BeginQuorumEpochRequest(
+                leader: local.id, epoch: election.epoch, voter: voter.key)
+            errands[voter.id] = Errand(
+                outstanding: send(.beginQuorumEpoch(request), to: voter.id),
+                due: now + config.requestTimeout)
         }
     }
 
@@ -118,16 +134,17 @@ extension RaftNode {
             maxWait: canWait ? config.maxFetchWait : .zero)
     }
 
-    /// Asks some voter who leads; only the leader would take the fetch for one.
-    private mutating func searchForLeader(_ unattached: inout Unattached, _ now: MonotonicTime) {
-        let others = otherVoters()
-        guard !others.isEmpty else {
-            unattached.search = .done
+    /// Asks somebody who leads; only the leader would take the fetch for one.
+    private mutating func search(
+        among servers: [NodeID], _ search: inout Errand, _ now: MonotonicTime
+    ) {
+        guard !servers.isEmpty else {
+            search = .done
             return
         }
-        let peer = others[randomIndex(below: others.count)]
+        let peer = servers[randomIndex(below: servers.count)]
         let id = send(.fetch(fetchRequest(canWait: false)), to: peer)
-        unattached.search = Errand(outstanding: id, due: now + config.requestTimeout)
+        search = Errand(outstanding: id, due: now + config.requestTimeout)
     }
 
     /// The request will get no answer: it is sent again a little later.
@@ -141,6 +158,8 @@ extension RaftNode {
             unattached.search = again
             role = .unattached(unattached)
         case .prospective(var campaign):
+            if campaign.search.outstanding == id { campaign.search = again }
+            role = .prospective(campaign)
             guard let voter = retry(id, in: &campaign.errands, again) else { return }
             campaign.ballots[voter] = .missing(isUnreachable: true)
             role = .prospective(campaign)
@@ -156,7 +175,12 @@ extension RaftNode {
             // A voter that stays away is not chased: it finds the leader when it comes back.
             let isNew = now < leader.since + config.fetchTimeout
             let later = isNew ? again : Errand.due(now + config.fetchTimeout / 2)
-            if retry(id, in: &leader.notices, later) != nil { role = .leader(leader) }
+            if var round = leader.readRound, retry(id, in: &round.errands, again) != nil {
+                leader.readRound = round
+                role = .leader(leader)
+            } else if retry(id, in: &leader.notices, later) != nil {
+                role = .leader(leader)
+            }
         }
     }
 

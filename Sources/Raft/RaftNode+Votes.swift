@@ -8,16 +8,18 @@ extension RaftNode {
         guard request.voter.id == local.id, request.candidate.id != local.id,
             request.candidate.id >= 0,
             request.epoch >= 0, canReach(request.epoch), request.endOffset >= 0,
-            request.lastEpoch <= request.epoch
+            request.lastEpoch <= request.epoch, config.isDurable || isVoter
         else {
             effects.append(.refuse(token))
             return
         }
         // An epoch is real once its candidate persisted it; a pre-vote invents none.
         observe(epoch: request.epoch, leader: nil, now)
-        let isGranted = request.epoch == election.epoch && grants(request)
+        // The vote of another disk under our id is not ours to give: it may be given already.
+        let isAsked = request.voter.matches(local) || breaks(.voteForOtherDirectory)
+        let isGranted = isAsked && request.epoch == election.epoch && grants(request)
         if isGranted {
-            if request.isPreVote {
+            if request.isPreVote, !breaks(.preVoteCastsVote) {
                 giveWay(now)
             } else {
                 castVote(for: request.candidate, now)
@@ -55,7 +57,7 @@ extension RaftNode {
     private mutating func castVote(for candidate: ReplicaKey, _ now: MonotonicTime) {
         if election.votedFor != candidate {
             election.votedFor = candidate
-            persistElectionState(isBarrier: true)
+            if !breaks(.voteNotPersisted) { persistElectionState(isBarrier: true) }
         }
         enter(
             .unattached(
@@ -114,6 +116,10 @@ extension RaftNode {
         _ request: BeginQuorumEpochRequest, _ token: RequestToken, _ now: MonotonicTime
     ) {
         observe(epoch: request.epoch, leader: request.leader, now)
+        guard request.voter.matches(local) else {
+            effects.append(.refuse(token))
+            return
+        }
         if request.epoch == election.epoch {
             switch role {
             case .prospective(let campaign):
@@ -171,6 +177,7 @@ extension RaftNode {
         observe(epoch: response.epoch, leader: response.leader, now)
         switch role {
         case .leader(var leader):
+            if confirm(response, to: id, now) { return }
             guard let voter = leader.notices.first(where: { $0.value.outstanding == id })?.key
             else { return }
             // It knows; if it does not come to fetch, it is told again.

@@ -55,8 +55,8 @@ package struct RaftNode: Sendable {
     ///   a vote there.
     /// - Parameter voters: Those in the newest snapshot, and in the log from its end on.
     /// - Parameter bootstrap: Ids below -1 that stand for the servers to search for the leader.
-    /// - Parameter snapshot: The newest one, whole and durable. If the log does not reach it, the
-    ///   log is reset to it.
+    /// - Parameter snapshot: The newest one, whole and durable, and not below the log's start. If
+    ///   the log does not go through its end, the log is reset to it: an installation goes on.
     package init(
         local: ReplicaKey, voters: VoterHistory, bootstrap: [NodeID] = [], config: RaftConfig,
         election: ElectionState, log: LogState, snapshot: SnapshotID? = nil,
@@ -69,13 +69,17 @@ package struct RaftNode: Sendable {
         self.log = log
         self.snapshot = snapshot
         self.voters = voters
-        self.voters.truncate(to: log.endOffset)
         self.generator = generator
-        let isOutdated = election.epoch < log.lastEpoch
-        self.election = isOutdated ? .voteSpent(in: log.lastEpoch) : election
-        announced = (nil, self.election.epoch)
+        self.election = election
+        announced = (nil, election.epoch)
         role = .unattached(Unattached(deadline: now, search: .due(now)))
-        if isOutdated { persistElectionState(isBarrier: true) }
+        if let snapshot { resume(from: snapshot) }
+        self.voters.truncate(to: self.log.endOffset)
+        if election.epoch < self.log.lastEpoch {
+            self.election = .voteSpent(in: self.log.lastEpoch)
+            announced.epoch = self.election.epoch
+            persistElectionState(isBarrier: true)
+        }
         role = initialRole(now)
         if breaks(.leadAfterRestart), case .resigned = role { resumeLeading(now) }
     }
@@ -167,8 +171,9 @@ package struct RaftNode: Sendable {
         guard case .leader(let leading) = role, election.epoch == epoch else {
             throw .notLeader(leader, epoch: election.epoch)
         }
-        // It has been paused and does not lead any more; the next step will say so.
-        guard now < checkQuorumDeadline(leading) || breaks(.leadWithoutMajority) else {
+        // It has been paused and does not lead any more, and the next step will say so; or it is
+        // about to hand over, and the successor need not chase it.
+        guard isInOffice(leading, now), leading.transfer == nil else {
             throw .notLeader(nil, epoch: election.epoch)
         }
         let base = log.endOffset
@@ -192,9 +197,8 @@ package struct RaftNode: Sendable {
     }
 
     mutating func halt(_ reason: HaltReason) {
-        if case .leader = role { effects.append(.stoppedLeading(epoch: election.epoch)) }
         halted = reason
-        role = .unattached(Unattached(deadline: .distantFuture, search: .done))
+        enter(.unattached(Unattached(deadline: .distantFuture, search: .done)))
         effects.append(.halt(reason))
     }
 

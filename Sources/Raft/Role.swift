@@ -15,8 +15,8 @@ package import Essentials
 /// - `leader`: won the epoch. Resigns when asked to, or when a majority stops fetching from it.
 ///
 /// From each of them a message of a higher epoch leads to follower, if it names the leader, or
-/// unattached. A replica that is not a voter is never resigned for long, and never prospective,
-/// candidate or leader.
+/// unattached. A replica that is not a voter is never resigned for long, never prospective or
+/// candidate, and leader only until its own removal is committed.
 package enum Role: Hashable, Sendable {
     case resigned(Resigned)
     case unattached(Unattached)
@@ -79,6 +79,8 @@ package struct Campaign: Hashable, Sendable {
     /// Of every other voter.
     package var ballots: [NodeID: Ballot]
     package var errands: [NodeID: Errand]
+    /// A question for the leader to a bootstrap server: the voters that we know may all be gone.
+    package var search: Errand
     /// Whether the round was already cut short because it can't be won.
     package var isHopeless = false
 
@@ -119,6 +121,31 @@ package struct Leader: Hashable, Sendable {
     package var parked: [ReplicaKey: ParkedFetch] = [:]
     /// The voters still to be told that we lead.
     package var notices: [NodeID: Errand]
+    package var transfer: Transfer?
+    /// Reads that wait for the next round.
+    package var waitingReads: [RequestToken] = []
+    package var readRound: ReadRound?
+
+    /// What is known of a voter, or of one that was removed and goes on as an observer.
+    func progress(of voter: Voter) -> ReplicaProgress? {
+        voters[voter.id]
+            ?? observers.first { voter.isSame(as: $0.key) }?.value
+    }
+}
+
+/// A leadership that is handed over once the successor holds everything.
+package struct Transfer: Hashable, Sendable {
+    package var successor: NodeID
+    package var token: RequestToken
+    package var deadline: MonotonicTime
+}
+
+/// A question to the voters, sent after these reads arrived, whether they know of a newer epoch.
+package struct ReadRound: Hashable, Sendable {
+    package var tokens: [RequestToken]
+    /// The voters that are still in our epoch.
+    package var confirmed: Set<NodeID> = []
+    package var errands: [NodeID: Errand]
 }
 
 /// A snapshot on its way from the leader.
