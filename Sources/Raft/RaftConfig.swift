@@ -23,8 +23,9 @@ package struct RaftConfig: Sendable, Hashable {
     /// Answers that may wait for the election state to become durable.
     package var maxHeldAnswers = 1024
 
-    /// Whether this replica makes everything durable before it fetches on, as every one must that
-    /// may become a voter. One that does not has no vote to give.
+    /// Whether this replica makes everything durable before it fetches on.
+    ///
+    /// Every one must that may become a voter; one that does not has no vote to give.
     package var isDurable = true
     /// The most bytes of a snapshot that one answer holds.
     package var maxSnapshotChunkBytes: Int32 = 1 << 20

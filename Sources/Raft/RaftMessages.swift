@@ -59,8 +59,10 @@ package struct VoteResponse: Hashable, Sendable {
 package struct BeginQuorumEpochRequest: Hashable, Sendable {
     package var leader: NodeID
     package var epoch: LeaderEpoch
-    /// The voter that is told. A new disk under its id may have forgotten a vote for somebody
-    /// else, so that its answer proves nothing.
+    /// The voter that is told.
+    ///
+    /// A new disk under its id may have forgotten a vote for somebody else, so that its answer
+    /// proves nothing.
     package var voter: ReplicaKey
 
     package init(leader: NodeID, epoch: LeaderEpoch, voter: ReplicaKey) {

@@ -112,8 +112,10 @@ extension RaftNode {
         guard target < log.endOffset else { return }
         // Whatever was removed at the log's start was committed.
         let committed = max(highWatermark ?? 0, log.startOffset)
-        guard target >= committed else {
-            halt(.committedRecordsDiverge(highWatermark: committed, truncation: target))
+        guard target >= committed, leaderEnd.epoch >= log.epochBeforeStart else {
+            halt(
+                .committedRecordsDiverge(
+                    highWatermark: committed, truncation: min(target, leaderEnd.endOffset)))
             return
         }
         heardFromLeader(follower, now)

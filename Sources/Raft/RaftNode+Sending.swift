@@ -143,7 +143,11 @@ extension RaftNode {
             return
         }
         let peer = servers[randomIndex(below: servers.count)]
-        let id = send(.fetch(fetchRequest(canWait: false)), to: peer)
+        // Should it be the leader, it counts the fetch: it must claim no more than what is durable.
+        var request = fetchRequest(canWait: false)
+        request.fetchOffset = log.durableEnd
+        request.lastFetchedEpoch = log.epoch(before: log.durableEnd)
+        let id = send(.fetch(request), to: peer)
         search = Errand(outstanding: id, due: now + config.requestTimeout)
     }
 

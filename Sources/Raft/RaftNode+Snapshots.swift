@@ -37,7 +37,9 @@ extension RaftNode {
         olderSnapshot = snapshot
         snapshot = id
         // Up to here there are two; a replica that is a little behind still finds its records.
-        guard let older = olderSnapshot, older.endOffset > log.startOffset else { return }
+        guard let older = olderSnapshot, older.endOffset > log.startOffset,
+            log.holds(older)
+        else { return }
         log.advanceStart(to: older.endOffset)
         voters.trim(before: older.endOffset)
         effects.append(.advanceLogStart(to: older))

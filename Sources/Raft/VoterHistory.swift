@@ -43,9 +43,7 @@ package struct VoterHistory: Hashable, Sendable {
     /// One that `base` is at least as new as is no news.
     package mutating func append(_ voters: VoterSet, at offset: Offset) {
         if let baseOffset, offset < baseOffset { return }
-        invariant(
-            entries.last.map { $0.offset < offset } ?? true,
-            "voters at \(offset) after those at \(entries.last?.offset ?? -1)")
+        truncate(to: offset)
         entries.append(Entry(offset: offset, voters: voters))
     }
 
