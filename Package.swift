@@ -120,8 +120,8 @@ let package = Package(
         .testTarget(
             name: "QuorumTests",
             dependencies: [
-                "Quorum", "Protocol", "RPC", "Records", "Storage", "Essentials", nioCore, nioPosix,
-                logging,
+                "Quorum", "Raft", "Configuration", "Records", "Protocol", "RPC", "Storage",
+                "Essentials", nioCore, nioPosix, logging,
             ], swiftSettings: settings),
         .testTarget(
             name: "MetadataTests", dependencies: ["Metadata", "Essentials", hashTrees],

@@ -133,6 +133,11 @@ package nonisolated struct WireBeginQuorumEpochRequest: Sendable {
   /// Clears the value of `leaderEndpoint`. Subsequent reads from it will return its default value.
   package mutating func clearLeaderEndpoint() {self._leaderEndpoint = nil}
 
+  /// The voter that is told: the answer of another disk under its id proves nothing.
+  package var voterID: Int32 = 0
+
+  package var voterDirectoryID: Data = Data()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -733,7 +738,7 @@ nonisolated extension WireVoteResponse: SwiftProtobuf.Message, SwiftProtobuf._Me
 
 nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".BeginQuorumEpochRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}leader_id\0\u{3}leader_epoch\0\u{3}leader_endpoint\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}leader_id\0\u{3}leader_epoch\0\u{3}leader_endpoint\0\u{3}voter_id\0\u{3}voter_directory_id\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -745,6 +750,8 @@ nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftP
       case 2: try { try decoder.decodeSingularInt32Field(value: &self.leaderID) }()
       case 3: try { try decoder.decodeSingularInt32Field(value: &self.leaderEpoch) }()
       case 4: try { try decoder.decodeSingularMessageField(value: &self._leaderEndpoint) }()
+      case 5: try { try decoder.decodeSingularInt32Field(value: &self.voterID) }()
+      case 6: try { try decoder.decodeSingularBytesField(value: &self.voterDirectoryID) }()
       default: break
       }
     }
@@ -767,6 +774,12 @@ nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftP
     try { if let v = self._leaderEndpoint {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
     } }()
+    if self.voterID != 0 {
+      try visitor.visitSingularInt32Field(value: self.voterID, fieldNumber: 5)
+    }
+    if !self.voterDirectoryID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.voterDirectoryID, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -775,6 +788,8 @@ nonisolated extension WireBeginQuorumEpochRequest: SwiftProtobuf.Message, SwiftP
     if lhs.leaderID != rhs.leaderID {return false}
     if lhs.leaderEpoch != rhs.leaderEpoch {return false}
     if lhs._leaderEndpoint != rhs._leaderEndpoint {return false}
+    if lhs.voterID != rhs.voterID {return false}
+    if lhs.voterDirectoryID != rhs.voterDirectoryID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -4,57 +4,211 @@ internal import Raft
 internal import Records
 internal import Storage
 
-/// The metadata log on disk: record batches in `__cluster_metadata-0`, as any partition's.
+/// The metadata log on disk: record batches in `__cluster_metadata-0`, as any partition's, and beside
+/// them the snapshots that stand for the batches that were removed.
 ///
-/// A voter's directory is locked and remembers how far the log was durable, so that damage is told
-/// from a torn tail. An observer's log is a copy that can be fetched again, so it needs neither.
+/// A controller's directory is locked and remembers how far the log was durable, so that damage is
+/// told from a torn tail. An observer's log is a copy that can be fetched again, so it needs neither.
 final class MetadataLog {
-    static let folder = "__cluster_metadata-0"
+    static let folder = LogDirectory.metadataFolder
 
     private let directory: LogDirectory?
     private let log: Log
     /// The checkpoint on disk, as far as this process has written it.
     private var noted: Offset = 0
+    /// The epoch of the record before the log's start.
+    private(set) var epochBeforeStart: LeaderEpoch
 
-    /// - Parameter directory: a voter's; `nil` for an observer.
-    init(
-        directory: LogDirectory?, path: String, fileSystem: any FileSystem
-    ) throws(QuorumError) {
+    private init(directory: LogDirectory?, log: Log, epochBeforeStart: LeaderEpoch) {
         self.directory = directory
+        self.log = log
+        self.epochBeforeStart = epochBeforeStart
+    }
+
+    /// What was found on disk.
+    struct Found {
+        var log: MetadataLog
+        var state: LogState
+        /// The newest one; the log goes on from its end, or from before.
+        var snapshot: SnapshotID?
+        var voters: VoterHistory
+        /// Of the snapshot that the directory was formatted with.
+        var bootstrapRecords: [[UInt8]] = []
+    }
+
+    /// Opens the log and sees to it that snapshot and log together cover everything.
+    ///
+    /// A snapshot that is newer than the log was fetched, and the process ended before the log was
+    /// replaced by it: that is done now.
+    /// - Parameter directory: a controller's; `nil` for an observer.
+    static func open(
+        directory: LogDirectory?, path: String, segmentBytes: Int, fileSystem: any FileSystem
+    ) throws(QuorumError) -> Found {
+        var config = LogConfig()
+        config.segmentBytes = segmentBytes
         let folder = "\(path)/\(Self.folder)"
-        do throws(LogError) {
-            if let directory {
-                let (log, report) = try directory.openLog(Self.folder)
-                if case .damaged(let offset, _) = report.outcome {
-                    throw LogError.damaged(at: offset)
+        do throws(FileError) {
+            try SnapshotFile.removeParts(in: folder, fileSystem)
+        } catch {
+            throw .storage(.io(error))
+        }
+        guard directory == nil else {
+            return try open(directory, folder, config, fileSystem)
+        }
+        do throws(QuorumError) {
+            return try open(nil, folder, config, fileSystem)
+        } catch {
+            switch error {
+            case .damagedLog, .damagedSnapshot, .missingSnapshot:
+                // It is a copy: what is no good is fetched anew.
+                do throws(FileError) {
+                    try fileSystem.removeRecursively(folder)
+                } catch {
+                    throw .storage(.io(error))
                 }
-                self.log = log
-            } else {
-                log = try Self.openCopy(at: folder, fileSystem)
+                return try open(nil, folder, config, fileSystem)
+            default:
+                throw error
             }
+        }
+    }
+
+    private static func open(
+        _ directory: LogDirectory?, _ folder: String, _ config: LogConfig,
+        _ fileSystem: any FileSystem
+    ) throws(QuorumError) -> Found {
+        let log: Log
+        let ids: [SnapshotID]
+        do throws(LogError) {
+            let report: RecoveryReport
+            if let directory {
+                (log, report) = try directory.openLog(Self.folder, config: config)
+            } else {
+                (log, report) = try Log.open(
+                    at: folder, config: config, fileSystem: fileSystem, afterCleanShutdown: false)
+            }
+            if case .damaged(let offset, _) = report.outcome { throw LogError.damaged(at: offset) }
+            ids = try Self.snapshots(in: folder, fileSystem)
         } catch {
             if case .damaged(let offset) = error { throw .damagedLog(path: folder, at: offset) }
             throw .storage(error)
         }
+        let opened = MetadataLog(directory: directory, log: log, epochBeforeStart: .none)
+        do throws(QuorumError) {
+            return try opened.found(ids, in: folder, fileSystem)
+        } catch {
+            try? log.close(clean: false)
+            throw error
+        }
     }
 
-    /// An observer's log; if it is no good, it is fetched anew.
-    private static func openCopy(
-        at folder: String, _ fileSystem: any FileSystem
-    ) throws(LogError) -> Log {
-        let (log, report) = try Log.open(
-            at: folder, fileSystem: fileSystem, afterCleanShutdown: false)
-        if case .damaged = report.outcome {
-            try log.delete()
-            return try Log.open(
-                at: folder, fileSystem: fileSystem, afterCleanShutdown: false
-            ).0
+    private static func snapshots(
+        in folder: String, _ fileSystem: any FileSystem
+    ) throws(LogError) -> [SnapshotID] {
+        do throws(FileError) {
+            return try SnapshotFile.all(in: folder, fileSystem)
+        } catch {
+            throw .io(error)
         }
-        return log
+    }
+
+    /// Puts together what the log and the snapshots say.
+    private func found(
+        _ ids: [SnapshotID], in folder: String, _ fileSystem: any FileSystem
+    ) throws(QuorumError) -> Found {
+        let path = { (id: SnapshotID) in "\(folder)/\(SnapshotFile.name(of: id))" }
+        var records: [[UInt8]] = []
+        let newest = ids.last { $0.endOffset > 0 }
+        if let newest {
+            var reader = try SnapshotReader(path: path(newest), fileSystem: fileSystem)
+            if !holds(newest) {
+                // Before anything is removed for its sake.
+                try reader.finish()
+                do throws(LogError) {
+                    try reset(to: newest)
+                } catch {
+                    throw .storage(error)
+                }
+            }
+            if log.logStartOffset > 0, log.logStartOffset != newest.endOffset {
+                epochBeforeStart =
+                    ids.last { $0.endOffset == log.logStartOffset }?.epoch ?? .none
+            } else if log.logStartOffset > 0 {
+                epochBeforeStart = newest.epoch
+            }
+        } else if log.logStartOffset > 0 {
+            throw .missingSnapshot(folder: folder, logStart: log.logStartOffset)
+        }
+        // The set before the log's own: of the snapshot it starts at, or of the newest.
+        let base = ids.last { $0.endOffset <= log.logStartOffset } ?? newest
+        var voters = VoterHistory(base: nil, baseOffset: nil)
+        if let base {
+            var reader = try SnapshotReader(path: path(base), fileSystem: fileSystem)
+            voters = VoterHistory(
+                base: reader.voters, baseOffset: base.endOffset > 0 ? base.endOffset : nil)
+            if base.endOffset == 0 {
+                while let record = try reader.next() {
+                    guard records.count < Self.maxBootstrapRecords else {
+                        throw .damagedSnapshot(
+                            path: path(base), reason: "more records than any new cluster has")
+                    }
+                    records.append(record)
+                }
+            }
+        }
+        guard let state else { throw .damagedLog(path: folder, at: log.logEndOffset) }
+        try readVoters(into: &voters, folder)
+        return Found(
+            log: self, state: state, snapshot: newest, voters: voters, bootstrapRecords: records)
+    }
+
+    private static let maxBootstrapRecords = 10_000
+
+    /// Whether the log goes on from the snapshot's end, or from before it.
+    private func holds(_ id: SnapshotID) -> Bool {
+        guard id.endOffset >= log.logStartOffset, id.endOffset <= log.logEndOffset else {
+            return false
+        }
+        if id.endOffset == log.logStartOffset { return true }
+        return log.epoch(at: id.endOffset + -1) == id.epoch
+    }
+
+    /// Finds the voter sets in the log's control batches.
+    private func readVoters(
+        into voters: inout VoterHistory, _ folder: String
+    ) throws(QuorumError) {
+        var offset = log.logStartOffset
+        while offset < log.logEndOffset {
+            let spans: [BatchSpan]
+            do throws(LogError) {
+                let bytes = try log.read(
+                    from: offset, below: log.logEndOffset, maxBytes: 1 << 20)
+                do throws(QuorumRecordError) {
+                    spans = try QuorumBatches.spans(of: bytes)
+                } catch {
+                    throw LogError.damaged(at: offset)
+                }
+            } catch {
+                switch error {
+                case .damaged, .corruptBatch, .missingRecords:
+                    throw .damagedLog(path: folder, at: offset)
+                default: throw .storage(error)
+                }
+            }
+            for span in spans {
+                if let set = span.voters, span.baseOffset >= offset {
+                    voters.append(set, at: span.baseOffset)
+                }
+            }
+            guard let next = spans.last.map({ $0.lastOffset + 1 }), next > offset else {
+                throw .damagedLog(path: folder, at: offset)
+            }
+            offset = next
+        }
     }
 
     /// The log as the state machine sees it: ends, and where each epoch's records start.
-    var state: LogState? {
+    private var state: LogState? {
         var epochs: [EpochStart] = []
         var offset = log.logStartOffset
         while offset < log.logEndOffset {
@@ -65,9 +219,23 @@ final class MetadataLog {
             offset = end
         }
         return LogState(
-            startOffset: log.logStartOffset, endOffset: log.logEndOffset, epochs: epochs)
+            startOffset: log.logStartOffset, epochBeforeStart: epochBeforeStart,
+            endOffset: log.logEndOffset, epochs: epochs)
     }
 
+    /// Drops all of the log; it goes on at the snapshot's end.
+    func reset(to id: SnapshotID) throws(LogError) {
+        try log.truncateFully(andStartAt: id.endOffset)
+        epochBeforeStart = id.epoch
+        noted = 0
+    }
+
+    /// Removes the segments that lie wholly below `offset`.
+    func advanceStart(to offset: Offset) throws(LogError) {
+        try log.advanceLogStart(to: offset)
+    }
+
+    var startOffset: Offset { log.logStartOffset }
     var endOffset: Offset { log.logEndOffset }
     var durableOffset: Offset { log.durableOffset }
 

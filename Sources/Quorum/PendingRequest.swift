@@ -16,22 +16,33 @@ struct PendingRequest: Sendable {
     /// Of a fetch: the most bytes its sender takes.
     let maxBytes: Int
 
-    func answer(_ response: RaftResponse) {
+    /// - Parameter leader: where the leader that the answer names listens.
+    func answer(_ response: RaftResponse, leader: WireNodeEndpoint?) {
         switch response {
         case .vote(let response):
-            respond(response.wire)
+            var wire = response.wire
+            if let leader { wire.leaderEndpoint = leader }
+            respond(wire)
         case .beginQuorumEpoch(let response):
             var wire = WireBeginQuorumEpochResponse()
             wire.epoch = response.epoch.rawValue
-            wire.leaderID = response.leader?.rawValue ?? -1
+            wire.leaderID = NodeID.wire(response.leader)
+            if let leader { wire.leaderEndpoint = leader }
             respond(wire)
         case .endQuorumEpoch(let response):
             var wire = WireEndQuorumEpochResponse()
             wire.epoch = response.epoch.rawValue
-            wire.leaderID = response.leader?.rawValue ?? -1
+            wire.leaderID = NodeID.wire(response.leader)
+            if let leader { wire.leaderEndpoint = leader }
             respond(wire)
         case .fetch(let response):
-            respond(response.wire)
+            var wire = response.wire
+            if let leader { wire.leaderEndpoint = leader }
+            respond(wire)
+        case .fetchSnapshot(let response):
+            var wire = response.wire
+            if let leader { wire.leaderEndpoint = leader }
+            respond(wire)
         }
     }
 
@@ -54,7 +65,7 @@ struct PendingRequest: Sendable {
         onLoop { $0.fail(error) }
     }
 
-    private func respond(_ message: some Message & Sendable) {
+    func respond(_ message: some Message & Sendable) {
         onLoop { $0.respond(message) }
     }
 

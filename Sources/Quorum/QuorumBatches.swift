@@ -7,9 +7,6 @@ internal import Storage
 
 /// The record batches of the metadata log: decisions, and the control batch that starts an epoch.
 enum QuorumBatches {
-    /// The control record type of a leader change (KIP-595).
-    private static let leaderChangeType: Int16 = 2
-
     private static var now: Int64 { Int64(Date().timeIntervalSince1970 * 1000) }
 
     /// One batch of these records, which apply together or not at all.
@@ -23,54 +20,90 @@ enum QuorumBatches {
         return builder.finish()
     }
 
-    /// Kafka's LeaderChangeMessage, version 0: who leads, of which voters, elected by whom.
+    /// Who leads, of which voters, elected by whom.
     static func leaderChange(_ change: LeaderChange) -> ByteBuffer {
-        var key = ByteBuffer()
-        key.writeInteger(Int16(0))
-        key.writeInteger(leaderChangeType)
-        var value = ByteBuffer()
-        value.writeInteger(Int16(0))
-        value.writeInteger(change.leader.rawValue)
-        for voters in [change.voters, change.grantingVoters] {
-            // A compact array: its count plus one; each element, and the whole, end in no tags.
-            value.writeInteger(UInt8(clamping: voters.count + 1))
-            for voter in voters {
-                value.writeInteger(voter.rawValue)
-                value.writeInteger(UInt8(0))
-            }
-        }
-        value.writeInteger(UInt8(0))
-        var builder = RecordBatchBuilder(isControl: true)
-        builder.append(key: key, value: value, timestamp: now)
-        return builder.finish()
+        var batch = ControlRecord.leaderChange(
+            leader: change.leader, voters: change.voters, grantingVoters: change.grantingVoters
+        ).batch(timestamp: now)
+        return batch.finish()
+    }
+
+    /// The voter set from this record on.
+    static func voters(_ set: VoterSet) -> ByteBuffer {
+        var batch = ControlRecord.voters(set).batch(timestamp: now)
+        return batch.finish()
     }
 
     /// The spans of whole batches, for the state machine.
-    static func spans(of batches: ByteBuffer) throws(RecordError) -> [BatchSpan] {
-        try RecordBatches.headers(of: batches).map {
-            BatchSpan(baseOffset: $0.baseOffset, lastOffset: $0.lastOffset, epoch: $0.leaderEpoch)
+    static func spans(of batches: ByteBuffer) throws(QuorumRecordError) -> [BatchSpan] {
+        var index = batches.readerIndex
+        var spans: [BatchSpan] = []
+        for header in try headers(of: batches) {
+            var span = BatchSpan(
+                baseOffset: header.baseOffset, lastOffset: header.lastOffset,
+                epoch: header.leaderEpoch)
+            if header.isControl, let batch = batches.getSlice(at: index, length: header.totalSize) {
+                span.voters = try voters(in: batch)
+            }
+            index += header.totalSize
+            spans.append(span)
+        }
+        return spans
+    }
+
+    private static func headers(
+        of batches: ByteBuffer
+    ) throws(QuorumRecordError) -> [RecordBatchHeader] {
+        do throws(RecordError) {
+            return try RecordBatches.headers(of: batches)
+        } catch {
+            throw QuorumRecordError(reason: "\(error)")
         }
     }
 
-    /// The batches in `bytes`, each with its records' values.
-    static func committed(in bytes: ByteBuffer) throws(RecordError) -> [CommittedBatch] {
+    /// The voter set in a control batch, if it holds one.
+    private static func voters(in batch: ByteBuffer) throws(QuorumRecordError) -> VoterSet? {
+        for record in try ControlRecord.all(in: batch) {
+            if case .voters(let set) = record { return set }
+        }
+        return nil
+    }
+
+    /// Each of the whole batches in `bytes`, checksums checked.
+    static func wholeBatches(
+        in bytes: ByteBuffer
+    ) throws(QuorumRecordError) -> [(header: RecordBatchHeader, bytes: ByteBuffer)] {
         var index = bytes.readerIndex
-        var batches: [CommittedBatch] = []
-        for header in try RecordBatches.headers(of: bytes) {
-            var batch = CommittedBatch(
-                baseOffset: header.baseOffset, nextOffset: header.nextOffset,
-                epoch: header.leaderEpoch, appendTimestamp: header.maxTimestamp, records: [])
-            if !header.isControl,
-                let slice = bytes.getSlice(at: index, length: header.totalSize)
-            {
-                var reader = RecordReader(slice)
-                while let record = try reader.next() {
-                    batch.records.append(record.value.map { Array($0.readableBytesView) } ?? [])
-                }
+        var batches: [(header: RecordBatchHeader, bytes: ByteBuffer)] = []
+        for header in try headers(of: bytes) {
+            if let batch = bytes.getSlice(at: index, length: header.totalSize) {
+                batches.append((header, batch))
             }
             index += header.totalSize
-            batches.append(batch)
         }
         return batches
+    }
+
+    /// The batches in `bytes`, each with its records' values.
+    static func committed(in bytes: ByteBuffer) throws(QuorumRecordError) -> [CommittedBatch] {
+        try wholeBatches(in: bytes).map { header, bytes throws(QuorumRecordError) in
+            CommittedBatch(
+                baseOffset: header.baseOffset, nextOffset: header.nextOffset,
+                epoch: header.leaderEpoch, appendTimestamp: header.maxTimestamp,
+                records: header.isControl ? [] : try values(in: bytes))
+        }
+    }
+
+    private static func values(in batch: ByteBuffer) throws(QuorumRecordError) -> [[UInt8]] {
+        do throws(RecordError) {
+            var values: [[UInt8]] = []
+            var reader = RecordReader(batch, checksCRC: false)
+            while let record = try reader.next() {
+                values.append(record.value.map { Array($0.readableBytesView) } ?? [])
+            }
+            return values
+        } catch {
+            throw QuorumRecordError(reason: "\(error)")
+        }
     }
 }

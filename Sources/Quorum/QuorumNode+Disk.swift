@@ -40,7 +40,7 @@ extension QuorumNode {
 
     func flushIfNeeded() {
         // An observer's log is a copy, and nobody counts on it.
-        guard options.isVoter, phase == .running, !isFlushing, let log,
+        guard options.isController, phase == .running, !isFlushing, let log,
             let ticket = log.prepareFlush(), let truncations = raft?.log.truncations
         else { return }
         let hasRecords = log.durableOffset < log.endOffset
@@ -57,6 +57,11 @@ extension QuorumNode {
                     guard incarnation == self.incarnation else { return self.flushIfNeeded() }
                     self.log?.completeFlush(ticket)
                     self.step(.logDurable(end: ticket.end, truncations: truncations))
+                    do throws(LogError) {
+                        try self.advanceLogStart()
+                    } catch {
+                        self.storageFailed(error)
+                    }
                     self.flushIfNeeded()
                 case .failure(let error):
                     self.storageFailed(error, in: incarnation)
@@ -98,7 +103,7 @@ extension QuorumNode {
             "the metadata log can't be used; this node leaves the quorum until it can",
             metadata: ["error": "\(error)"])
         sayGoodbye(failed)
-        if permanent == nil, !options.isVoter {
+        if permanent == nil, !options.isController {
             interruptedElection = ElectionState(epoch: failed.election.epoch, leader: failed.leader)
         }
         leaveQuorum(epoch: failed.election.epoch)
@@ -111,7 +116,7 @@ extension QuorumNode {
         // What a failed sync has lost can't be known: nothing more is promised with this disk.
         if let failure = directory?.health.failure { return .storage(failure) }
         // An observer's log is a copy.
-        guard options.isVoter else { return nil }
+        guard options.isController else { return nil }
         switch error {
         case .io(let error) where error.isOutOfSpace:
             // The state file is written anew each time; the log would be believed as it is.
@@ -127,10 +132,7 @@ extension QuorumNode {
         }
     }
 
-    private var damagedLog: QuorumError {
-        .damagedLog(
-            path: "\(options.directoryPath)/\(MetadataLog.folder)", at: deliveredOffset)
-    }
+    var damagedLog: QuorumError { .damagedLog(path: metadataFolder, at: deliveredOffset) }
 
     /// Lets the others know that they need another leader, if it was this one.
     private func sayGoodbye(_ failed: RaftNode) {
@@ -142,10 +144,12 @@ extension QuorumNode {
             case .send(let request, let peer, let id):
                 send(request, to: peer, id: id)
             case .answer(let token, let response):
-                requests.removeValue(forKey: token)?.answer(response)
+                answer(token, response)
             case .persistElectionState, .answerFetch, .refuse, .appendLeaderChange,
-                .appendProposed, .appendFetched, .truncateLog, .advanceHighWatermark,
-                .leaderChanged, .startedLeading, .stoppedLeading, .halt:
+                .appendProposed, .appendFetched, .appendVoters, .truncateLog, .resetLog,
+                .advanceLogStart, .loadSnapshot, .appendSnapshotChunk, .discardSnapshotDownload,
+                .answerSnapshot, .advanceHighWatermark, .leaderChanged, .startedLeading,
+                .stoppedLeading, .votersChanged, .readConfirmed, .readRefused, .transferred, .halt:
                 break
             }
         }
@@ -159,6 +163,10 @@ extension QuorumNode {
         timer = nil
         for request in requests.values { request.fail(.unavailable) }
         requests = [:]
+        deliveries = []
+        loading = nil
+        closeSnapshots()
+        failWaiting(.unknownOutcome("this controller can't use its disk at present; ask again"))
         try? log?.close(clean: false)
         log = nil
         if let leading { stoppedLeading(leading) }
@@ -167,7 +175,7 @@ extension QuorumNode {
 
     private func reopen() {
         guard phase == .running, raft == nil else { return }
-        guard !isWritingState, !isFlushing else {
+        guard !isWritingState, !isFlushing, !snapshots.isTaking, !snapshots.isVerifying else {
             // What was begun before must not end after what is read now.
             eventLoop.scheduleTask(in: Self.reopenPause) { [weak self] in self?.reopen() }
             return
@@ -183,8 +191,9 @@ extension QuorumNode {
                 if let permanent = permanentFailure(failure) { return giveUp(permanent) }
                 logger.error("the metadata log can't be opened", metadata: ["error": "\(error)"])
                 eventLoop.scheduleTask(in: Self.retryDelay) { [weak self] in self?.reopen() }
-            case .damagedState, .damagedLog, .invalidOptions, .otherCluster, .diverged, .stopped,
-                .notLeader, .batchTooLarge:
+            case .damagedState, .damagedLog, .damagedSnapshot, .missingSnapshot, .unreadable,
+                .invalidOptions, .otherCluster, .diverged, .stopped, .notLeader, .batchTooLarge,
+                .refused, .unknownOutcome:
                 giveUp(error)
             }
         }
@@ -219,30 +228,9 @@ extension QuorumNode {
         }
     }
 
-    // MARK: What is committed
-
     /// Everything below is known to be committed, from now or from before the last start.
     var committedOffset: Offset {
         let noted = directory?.checkpoint(of: MetadataLog.folder).highWatermark
         return max(deliveredOffset, noted ?? 0)
-    }
-
-    func deliver(below end: Offset) throws(LogError) {
-        while deliveredOffset < end, let log {
-            let bytes = try log.read(from: deliveredOffset, below: end, maxBytes: 1 << 20)
-            guard bytes.readableBytes > 0 else { return }
-            let batches: [CommittedBatch]
-            do throws(RecordError) {
-                batches = try QuorumBatches.committed(in: bytes)
-            } catch {
-                logger.critical(
-                    "a committed batch can't be read", metadata: ["error": "\(error)"])
-                return giveUp(damagedLog)
-            }
-            for batch in batches where batch.baseOffset >= deliveredOffset {
-                deliveredOffset = batch.nextOffset
-                listener?.committed(batch)
-            }
-        }
     }
 }

@@ -17,46 +17,86 @@ extension QuorumNode {
     private static let minFetchBytes = 64 << 10
 
     static let fetchPath = "/millrace.internal.v1.Raft/Fetch"
+    static let fetchSnapshotPath = "/millrace.internal.v1.Raft/FetchSnapshot"
+    static let updateVoterPath = "/millrace.internal.v1.Raft/UpdateVoter"
 
     func send(_ request: RaftRequest, to peer: NodeID, id: RequestID) {
         switch request {
         case .vote(let request):
             send(Self.votePath, request.wire(options.clusterID), to: peer, id: id) {
-                (answer: WireVoteResponse) in (.vote(VoteResponse(answer)), nil)
+                (answer: WireVoteResponse) in
+                Received(
+                    response: .vote(VoteResponse(answer)), leader: answer.leaderID,
+                    epoch: answer.epoch,
+                    endpoint: answer.hasLeaderEndpoint ? answer.leaderEndpoint : nil)
             }
         case .beginQuorumEpoch(let request):
-            send(Self.beginPath, request.wire(options.clusterID), to: peer, id: id) {
+            var wire = request.wire(options.clusterID)
+            if let endpoint = wireEndpoint(of: options.local) { wire.leaderEndpoint = endpoint }
+            send(Self.beginPath, wire, to: peer, id: id) {
                 (answer: WireBeginQuorumEpochResponse) in
-                (
-                    .beginQuorumEpoch(
+                Received(
+                    response: .beginQuorumEpoch(
                         EpochResponse(
                             epoch: LeaderEpoch(answer.epoch), leader: NodeID(wire: answer.leaderID))
-                    ), nil
-                )
+                    ), leader: answer.leaderID, epoch: answer.epoch,
+                    endpoint: answer.hasLeaderEndpoint ? answer.leaderEndpoint : nil)
             }
         case .endQuorumEpoch(let request):
             send(Self.endPath, request.wire(options.clusterID), to: peer, id: id) {
                 (answer: WireEndQuorumEpochResponse) in
-                (
-                    .endQuorumEpoch(
+                Received(
+                    response: .endQuorumEpoch(
                         EpochResponse(
                             epoch: LeaderEpoch(answer.epoch), leader: NodeID(wire: answer.leaderID))
-                    ), nil
-                )
+                    ), leader: answer.leaderID, epoch: answer.epoch,
+                    endpoint: answer.hasLeaderEndpoint ? answer.leaderEndpoint : nil)
             }
         case .fetch(let request):
-            let wire = request.wire(options.clusterID, maxBytes: fetchBytes)
+            var wire = request.wire(options.clusterID, maxBytes: fetchBytes)
+            wire.minMetadataLevel = options.metadataLevels.lowerBound
+            wire.maxMetadataLevel = options.metadataLevels.upperBound
             send(Self.fetchPath, wire, to: peer, id: id) {
                 (answer: WireFetchLogResponse) throws(RPCError) in
                 let batches = ByteBuffer(bytes: answer.recordBatches)
-                do throws(RecordError) {
+                do throws(QuorumRecordError) {
                     let spans = try QuorumBatches.spans(of: batches)
-                    return (.fetch(FetchResponse(answer, spans: spans)), batches)
+                    return Received(
+                        response: .fetch(FetchResponse(answer, spans: spans)), bytes: batches,
+                        leader: answer.leaderID, epoch: answer.leaderEpoch,
+                        endpoint: answer.hasLeaderEndpoint ? answer.leaderEndpoint : nil)
                 } catch {
-                    throw RPCError(.corruptMessage, "the leader's batches are no good: \(error)")
+                    throw RPCError(
+                        .corruptMessage, "the leader's batches are no good: \(error.reason)")
                 }
             }
+        case .fetchSnapshot(let request):
+            let wire = request.wire(options.clusterID, maxBytes: Int32(Self.chunkBytes))
+            send(Self.fetchSnapshotPath, wire, to: peer, id: id) {
+                (answer: WireFetchSnapshotResponse) throws(RPCError) in
+                guard answer.size <= Self.maxSnapshotBytes, answer.data.count <= Self.chunkBytes
+                else {
+                    throw RPCError(
+                        .messageTooLarge,
+                        "the leader's snapshot is larger than can be: \(answer.size) bytes")
+                }
+                return Received(
+                    response: .fetchSnapshot(FetchSnapshotResponse(answer)),
+                    bytes: ByteBuffer(bytes: answer.data), leader: answer.leaderID,
+                    epoch: answer.leaderEpoch,
+                    endpoint: answer.hasLeaderEndpoint ? answer.leaderEndpoint : nil)
+            }
         }
+    }
+
+    /// An answer, and what it says of the leader.
+    private struct Received {
+        var response: RaftResponse
+        /// Record batches, or a piece of a snapshot.
+        var bytes: ByteBuffer?
+        var leader: Int32
+        var epoch: Int32
+        var endpoint: WireNodeEndpoint?
     }
 
     /// Asks for less when an answer was too large for the time there is, or the way too slow.
@@ -69,9 +109,10 @@ extension QuorumNode {
 
     private func send<Answer: Message>(
         _ path: String, _ request: some Message, to peer: NodeID, id: RequestID,
-        read: @escaping @Sendable (Answer) throws(RPCError) -> (RaftResponse, ByteBuffer?)
+        read: @escaping @Sendable (Answer) throws(RPCError) -> Received
     ) {
-        guard let client = peers[peer], let body = try? PayloadEncoding.protobuf.encode(request)
+        guard let client = client(of: peer),
+            let body = try? PayloadEncoding.protobuf.encode(request)
         else {
             eventLoop.execute { self.step(.requestFailed(id)) }
             return
@@ -86,15 +127,18 @@ extension QuorumNode {
             do throws(RPCError) {
                 let answer = try PayloadEncoding.protobuf.decode(
                     Answer.self, from: try result.get())
-                let (response, batches) = try read(answer)
+                let received = try read(answer)
                 if path == Self.fetchPath { self.adaptFetches(inTime: true) }
-                self.step(.response(response, to: id), fetched: batches)
+                if let endpoint = received.endpoint {
+                    self.learn(endpoint, of: received.leader, epoch: received.epoch)
+                }
+                self.step(.response(received.response, to: id), fetched: received.bytes)
             } catch {
                 self.logger.debug(
                     "quorum request failed",
                     metadata: ["peer": "\(peer)", "path": "\(path)", "error": "\(error)"])
-                if error.code == .inconsistentClusterID, !self.options.isVoter {
-                    // It will not change its mind. A voter goes on: its other peers may be right.
+                if error.code == .inconsistentClusterID, !self.options.isController {
+                    // It will not change its mind. A controller goes on: its other peers may be right.
                     return self.giveUp(.otherCluster(error.message))
                 }
                 if path == Self.fetchPath, error.status == .deadlineExceeded {

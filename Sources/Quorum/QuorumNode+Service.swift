@@ -2,20 +2,26 @@ internal import Essentials
 internal import Foundation
 internal import Logging
 internal import NIOCore
-package import Protocol
+internal import Protocol
 package import RPC
 internal import Raft
 internal import Storage
 internal import SwiftProtobuf
 
-/// What others ask of this replica: `millrace.internal.v1.Raft`, served by voters.
+/// What others ask of this replica: `millrace.internal.v1.Raft`, served by controllers.
 extension QuorumNode {
     package func register(in router: inout Router) {
         serve(WireVoteRequest.self, at: Self.votePath, in: &router, cluster: \.clusterID) {
             .vote(VoteRequest($0))
         }
         serve(
-            WireBeginQuorumEpochRequest.self, at: Self.beginPath, in: &router, cluster: \.clusterID
+            WireBeginQuorumEpochRequest.self, at: Self.beginPath, in: &router,
+            cluster: \.clusterID,
+            noting: { node, request in
+                guard request.hasLeaderEndpoint else { return }
+                node.learn(
+                    request.leaderEndpoint, of: request.leaderID, epoch: request.leaderEpoch)
+            }
         ) {
             .beginQuorumEpoch(BeginQuorumEpochRequest($0))
         }
@@ -24,39 +30,59 @@ extension QuorumNode {
         }
         serve(
             WireFetchLogRequest.self, at: Self.fetchPath, in: &router, cluster: \.clusterID,
-            maxBytes: { Int($0.maxBytes) }
+            maxBytes: { Int($0.maxBytes) },
+            noting: { node, request in
+                node.noteLevels(
+                    request.minMetadataLevel, request.maxMetadataLevel,
+                    of: ReplicaKey(id: request.replicaID, directory: request.replicaDirectoryID))
+            }
         ) {
             .fetch(FetchRequest($0))
         }
+        serve(
+            WireFetchSnapshotRequest.self, at: Self.fetchSnapshotPath, in: &router,
+            cluster: \.clusterID, maxBytes: { Int($0.maxBytes) }
+        ) {
+            .fetchSnapshot(FetchSnapshotRequest($0))
+        }
+        registerUpdateVoter(in: &router)
     }
 
     private func serve<Request: Message & Sendable>(
         _ type: Request.Type, at path: String, in router: inout Router,
         cluster: @escaping @Sendable (Request) -> String,
         maxBytes: @escaping @Sendable (Request) -> Int = { _ in 0 },
+        noting note: @escaping @Sendable (QuorumNode, Request) -> Void = { _, _ in },
         as read: @escaping @Sendable (Request) -> RaftRequest
     ) {
         router.register(path) { call in
             let request: Request
             do throws(RPCError) {
                 request = try call.decode(Request.self)
-                guard cluster(request) == self.options.clusterID else {
-                    throw RPCError(
-                        .inconsistentClusterID,
-                        "this controller belongs to cluster \(self.options.clusterID), not to "
-                            + "\(cluster(request)); check controller.quorum.voters")
-                }
+                try self.check(clusterID: cluster(request))
             } catch {
                 return call.fail(error)
             }
             let pending = PendingRequest(call: call, maxBytes: maxBytes(request))
             let input = read(request)
-            if self.eventLoop.inEventLoop {
+            self.onLoop {
+                note(self, request)
                 self.receive(input, pending)
-            } else {
-                self.eventLoop.execute { self.receive(input, pending) }
             }
         }
+    }
+
+    func check(clusterID: String) throws(RPCError) {
+        guard clusterID == options.clusterID else {
+            throw RPCError(
+                .inconsistentClusterID,
+                "this controller belongs to cluster \(options.clusterID), not to \(clusterID); "
+                    + "check controller.quorum.bootstrap.servers")
+        }
+    }
+
+    func onLoop(_ body: @escaping @Sendable () -> Void) {
+        if eventLoop.inEventLoop { body() } else { eventLoop.execute(body) }
     }
 
     private func receive(_ request: RaftRequest, _ pending: PendingRequest) {
@@ -67,6 +93,18 @@ extension QuorumNode {
         step(.request(request, token: token))
     }
 
+    func answer(_ token: RequestToken, _ response: RaftResponse) {
+        let leader: NodeID? =
+            switch response {
+            case .vote(let response): response.leader
+            case .beginQuorumEpoch(let response), .endQuorumEpoch(let response): response.leader
+            case .fetch(let response): response.leader
+            case .fetchSnapshot(let response): response.leader
+            }
+        requests.removeValue(forKey: token)?.answer(
+            response, leader: leader.flatMap { wireEndpoint(of: $0) })
+    }
+
     func answerFetch(_ token: RequestToken, _ answer: FetchAnswer) {
         guard let pending = requests.removeValue(forKey: token) else { return }
         var response = WireFetchLogResponse()
@@ -74,6 +112,7 @@ extension QuorumNode {
         response.leaderID = answer.leader.rawValue
         response.highWatermark = answer.highWatermark?.rawValue ?? -1
         response.logStartOffset = answer.logStartOffset.rawValue
+        if let endpoint = wireEndpoint(of: answer.leader) { response.leaderEndpoint = endpoint }
         guard answer.below > answer.from else {
             return pending.answer(response, batches: ByteBuffer())
         }
@@ -86,58 +125,5 @@ extension QuorumNode {
             response.status = .unavailable
             pending.answer(response, batches: ByteBuffer())
         }
-    }
-
-    // MARK: Inspection
-
-    /// The quorum as its leader sees it; on another node only who that leader is.
-    package func describe() -> WireDescribeQuorumResponse {
-        var response = WireDescribeQuorumResponse()
-        response.clusterID = options.clusterID
-        guard let raft else { return response }
-        response.leaderEpoch = raft.election.epoch.rawValue
-        if let leader = raft.leader { response.leaderID = leader.rawValue }
-        guard case .leader(let leading) = raft.role else { return response }
-        response.highWatermark = (leading.highWatermark ?? raft.highWatermark ?? 0).rawValue
-        let now = MonotonicTime.now
-        let wallClock = Int64(Date().timeIntervalSince1970 * 1000)
-        let end = raft.log.endOffset
-        func describe(
-            _ id: NodeID, directory: DirectoryID?, held: Offset?, lastFetch: MonotonicTime?,
-            lastCaughtUp: MonotonicTime?
-        ) -> WireQuorumReplica {
-            var replica = WireQuorumReplica()
-            replica.id = id.rawValue
-            replica.directoryID = directory?.description ?? ""
-            if let held {
-                replica.logEndOffset = held.rawValue
-                replica.lag = max(0, end - held)
-            }
-            if let time = lastFetch {
-                replica.lastFetchTimestamp = wallClock - (now - time).milliseconds
-            }
-            if let time = lastCaughtUp {
-                replica.lastCaughtUpTimestamp = wallClock - (now - time).milliseconds
-            }
-            if let voter = options.voters.first(where: { $0.id == id }) {
-                replica.host = voter.host
-                replica.port = Int32(clamping: voter.port)
-            }
-            return replica
-        }
-        func describe(_ id: NodeID, _ progress: ReplicaProgress) -> WireQuorumReplica {
-            describe(
-                id, directory: progress.directory, held: progress.endOffset,
-                lastFetch: progress.lastFetch, lastCaughtUp: progress.lastCaughtUp)
-        }
-        response.voters = leading.voters.map { describe($0, $1) }
-        response.voters.append(
-            describe(
-                options.local, directory: options.directory, held: raft.log.durableEnd,
-                lastFetch: now, lastCaughtUp: now))
-        response.voters.sort { $0.id < $1.id }
-        response.observers = leading.observers.sorted { $0.key < $1.key }
-            .map { describe($0.key.id, $0.value) }
-        return response
     }
 }

@@ -1,19 +1,23 @@
+internal import Configuration
 package import Essentials
 package import Logging
 package import NIOCore
 internal import NIOPosix
 internal import RPC
-internal import Raft
-internal import Records
+package import Raft
 package import Storage
 
 /// The driver of one replica of the metadata quorum: feeds the state machine what the network, the
 /// disk and the clock say, and does what it decides, in its order.
 ///
-/// Everything runs on the control loop; the disk writes on a storage thread and reports back. What
-/// depends on durability leaves only after that report, because the state machine holds it until
-/// then. When a write fails for want of space, the replica leaves the quorum, tries again from what
-/// is on disk, and comes back when it can.
+/// Everything runs on the control loop; the disk writes on a storage thread and reports back, and
+/// snapshots are written, checked and loaded on threads of their own. What depends on durability
+/// leaves only after that report, because the state machine holds it until then. When a write fails
+/// for want of space, the replica leaves the quorum, tries again from what is on disk, and comes back
+/// when it can.
+///
+/// Where the others are it knows from three places: the voter set in force, the messages that name a
+/// leader, and the bootstrap servers, which stand for any controller.
 ///
 /// `@unchecked Sendable`: all state is touched on `eventLoop` only.
 package final class QuorumNode: @unchecked Sendable {
@@ -27,6 +31,8 @@ package final class QuorumNode: @unchecked Sendable {
     static let retryDelay = TimeAmount.seconds(1)
     /// How often the recovery point is noted, at most.
     private static let checkpointInterval = TimeAmount.seconds(5)
+    /// How often a voter looks whether the others know where it listens.
+    private static let voterInterval = TimeAmount.seconds(1)
     /// Larger batches may not reach the others in the time that a fetch has.
     private static let maxBatchBytes = 4 << 20
     /// How long a leader that stops waits for the others to hear of it.
@@ -34,7 +40,7 @@ package final class QuorumNode: @unchecked Sendable {
 
     let options: QuorumOptions
     package let eventLoop: any EventLoop
-    private let fileSystem: any FileSystem
+    let fileSystem: any FileSystem
     let logger: Logger
     weak var listener: (any QuorumListener)?
     /// Called when the replica can't go on, and never will by itself.
@@ -46,8 +52,18 @@ package final class QuorumNode: @unchecked Sendable {
     var directory: LogDirectory?
     let flusher = LogFlusher(threads: 1)
     let writer = NIOThreadPool(numberOfThreads: 1)
+    /// One thread for the snapshot that is taken, and one for the one that is fetched or loaded.
+    let snapshotThreads = NIOThreadPool(numberOfThreads: 2)
     let stateFile: QuorumStateFile
-    private(set) var peers: [NodeID: RPCClient] = [:]
+
+    /// Connections, by the id that the state machine calls the peer by.
+    var peers: [NodeID: RPCClient] = [:]
+    /// Where leaders listen, as messages said; newer than the voter set.
+    var learned: [NodeID: Endpoint] = [:]
+    /// The voter set that the listener was told last, by id.
+    var lastAnnounced: [NodeID: Voter] = [:]
+    /// What each replica that fetches from this leader understands.
+    var levels: [ReplicaKey: ClosedRange<Int32>] = [:]
 
     /// Effects still to perform, with the batches of the fetch response they belong to.
     private var effects: [(effect: RaftEffect, fetched: ByteBuffer?)] = []
@@ -64,9 +80,26 @@ package final class QuorumNode: @unchecked Sendable {
     var incarnation = 0
     var timer: (scheduled: Scheduled<Void>, deadline: MonotonicTime)?
     private var checkpointTimer: RepeatedTask?
+    /// What the listener has still to be told, in this order.
+    var deliveries: [Delivery] = []
+    var isDelivering = false
     /// The offset after the last batch given to the listener.
     var deliveredOffset: Offset = 0
+    /// When that batch was appended, in milliseconds since 1970.
+    var deliveredTimestamp: Int64 = -1
+    /// The snapshot that is being read for the listener; what comes after it waits.
+    var loading: SnapshotID?
     var leading: LeaderEpoch?
+    var snapshots = SnapshotState()
+    /// Who waits for a voter change, a read or a hand-over.
+    var waiting = WaitingCallers()
+    /// Tells the leader where this voter listens; `nil` while there is nothing to tell.
+    var isUpdatingVoter = false
+    private var voterTimer: RepeatedTask?
+    /// The first records of a new cluster, for its first leader to write.
+    package internal(set) var bootstrapRecords: [[UInt8]] = []
+    /// The voter set when the state machine was last dropped.
+    private var lastVoters: [Voter] = []
     /// Where the log ended when the state machine was last dropped.
     private var lastEndOffset: Offset = 0
     /// What an observer knew when it left the quorum for a moment; it goes back to that leader.
@@ -97,10 +130,8 @@ package final class QuorumNode: @unchecked Sendable {
     package var highWatermark: Offset { max(raft?.highWatermark ?? 0, deliveredOffset) }
     package var logEndOffset: Offset { raft?.log.endOffset ?? lastEndOffset }
 
-    /// Where a voter listens.
-    package func address(of id: NodeID) -> (host: String, port: Int)? {
-        options.voters.first { $0.id == id }.map { ($0.host, $0.port) }
-    }
+    /// The voters in force, sorted by id; none while this node has not learned of any.
+    package var voters: [Voter] { raft.map { $0.voterSet?.voters ?? [] } ?? lastVoters }
 
     // MARK: Starting and stopping
 
@@ -111,13 +142,8 @@ package final class QuorumNode: @unchecked Sendable {
         eventLoop.preconditionInEventLoop()
         guard phase == .idle else { return }
         writer.start()
-        for voter in options.voters where voter.id != options.local {
-            let client = RPCClient(
-                host: voter.host, port: voter.port, eventLoop: eventLoop, logger: logger)
-            client.onDisconnect = { [weak self] in self?.step(.connectionLost(to: voter.id)) }
-            peers[voter.id] = client
-        }
-        if options.isVoter {
+        snapshotThreads.start()
+        if options.isController {
             do throws(LogError) {
                 directory = try LogDirectory.open(
                     options.directoryPath, fileSystem: fileSystem)
@@ -137,45 +163,13 @@ package final class QuorumNode: @unchecked Sendable {
         checkpointTimer = eventLoop.scheduleRepeatedTask(
             initialDelay: Self.checkpointInterval, delay: Self.checkpointInterval
         ) { [weak self] _ in self?.writeCheckpoint() }
+        voterTimer = eventLoop.scheduleRepeatedTask(
+            initialDelay: Self.voterInterval, delay: Self.voterInterval
+        ) { [weak self] _ in
+            self?.updateOwnVoter()
+            self?.considerSnapshot()
+        }
         step(.timePassed)
-    }
-
-    /// Makes a replica of what is on disk.
-    func open() throws(QuorumError) {
-        let voters = VoterSet(options.voters.map { ReplicaKey(id: $0.id) })
-        guard let voters else {
-            throw .invalidOptions("controller.quorum.voters must name each controller once")
-        }
-        var config = RaftConfig()
-        config.electionTimeout = options.electionTimeout
-        config.fetchTimeout = options.fetchTimeout
-        config.maxFetchWait = min(config.maxFetchWait, options.fetchTimeout / 4)
-        config.requestTimeout = max(config.maxFetchWait * 2, .milliseconds(500))
-        if let problem = config.problem { throw .invalidOptions(problem) }
-        let stored = options.isVoter ? try storedElection() : interruptedElection
-        let log = try MetadataLog(
-            directory: directory, path: options.directoryPath, fileSystem: fileSystem)
-        guard let state = log.state else {
-            throw .damagedLog(
-                path: "\(options.directoryPath)/\(MetadataLog.folder)", at: log.endOffset)
-        }
-        if options.isVoter, stored == nil {
-            // It is written before there can be any records: here.
-            guard state.endOffset == 0 else {
-                throw .damagedState(
-                    path: stateFile.path, reason: "it is missing beside a metadata log")
-            }
-            try storeElection(.initial)
-        }
-        incarnation += 1
-        interruptedElection = nil
-        self.log = log
-        effects = []
-        proposals = []
-        raft = RaftNode(
-            local: ReplicaKey(id: options.local, directory: options.directory), voters: voters,
-            config: config, election: stored ?? .initial, log: state,
-            generator: SeededGenerator(seed: .random(in: .min ... .max)), now: .now)
     }
 
     /// Hands a leadership over, and closes the log.
@@ -183,6 +177,7 @@ package final class QuorumNode: @unchecked Sendable {
         let isLeading =
             (try? await eventLoop.submit { () -> Bool in
                 self.checkpointTimer?.cancel()
+                self.voterTimer?.cancel()
                 guard self.phase == .running, case .leader? = self.raft?.role else { return false }
                 self.step(.resign)
                 return true
@@ -191,6 +186,7 @@ package final class QuorumNode: @unchecked Sendable {
         try? await eventLoop.submit { self.close() }.get()
         flusher.stop()
         try? await writer.shutdownGracefully()
+        try? await snapshotThreads.shutdownGracefully()
         try? await eventLoop.submit { self.finish() }.get()
     }
 
@@ -200,10 +196,13 @@ package final class QuorumNode: @unchecked Sendable {
         timer = nil
         dropRaft()
         if let leading { stoppedLeading(leading) }
+        deliveries = []
+        loading = nil
         for client in peers.values { client.close() }
         peers = [:]
         for request in requests.values { request.fail(.stopped) }
         requests = [:]
+        failWaiting(.stopped)
     }
 
     private func finish() {
@@ -220,7 +219,10 @@ package final class QuorumNode: @unchecked Sendable {
 
     /// Ends the present state machine; the listener may still ask where the log ended.
     func dropRaft() {
-        if let raft { lastEndOffset = raft.log.endOffset }
+        if let raft {
+            lastEndOffset = raft.log.endOffset
+            lastVoters = raft.voterSet?.voters ?? []
+        }
         raft = nil
     }
 
@@ -261,8 +263,20 @@ package final class QuorumNode: @unchecked Sendable {
         return base + Int64(records.count - 1)
     }
 
+    /// Makes the node that of what was found on disk.
+    func begin(_ raft: RaftNode, _ log: MetadataLog) {
+        incarnation += 1
+        interruptedElection = nil
+        self.raft = raft
+        self.log = log
+        effects = []
+        proposals = []
+        deliveries = []
+        loading = nil
+    }
+
     /// Performs effects in order; what they lead to waits until they are done.
-    private func perform(_ new: [RaftEffect], fetched: ByteBuffer?) {
+    func perform(_ new: [RaftEffect], fetched: ByteBuffer?) {
         for effect in new { effects.append((effect, fetched)) }
         guard !isPerforming else { return }
         isPerforming = true
@@ -287,7 +301,7 @@ package final class QuorumNode: @unchecked Sendable {
     private func perform(_ effect: RaftEffect, _ fetched: ByteBuffer?) throws(LogError) {
         switch effect {
         case .persistElectionState(let state, let write):
-            guard options.isVoter else {
+            guard options.isController else {
                 // Without a vote there is nothing to forget; what it knows of epochs it is told again.
                 step(.electionStatePersisted(write: write))
                 break
@@ -297,7 +311,7 @@ package final class QuorumNode: @unchecked Sendable {
         case .send(let request, let peer, let id):
             send(request, to: peer, id: id)
         case .answer(let token, let response):
-            requests.removeValue(forKey: token)?.answer(response)
+            answer(token, response)
         case .answerFetch(let token, let answer):
             answerFetch(token, answer)
         case .refuse(let token):
@@ -324,8 +338,18 @@ package final class QuorumNode: @unchecked Sendable {
             }
             logger.info("truncating the metadata log", metadata: ["offset": "\(offset)"])
             try log?.truncate(to: offset)
+        case .appendVoters(let set, let offset, let epoch):
+            try log?.append(QuorumBatches.voters(set), epoch: epoch, at: offset)
+        case .resetLog(let id):
+            try resetLog(to: id)
+        case .advanceLogStart(let id):
+            snapshots.logStart = id.endOffset
+            try advanceLogStart()
+        case .loadSnapshot(let id):
+            deliver(.load(id))
         case .advanceHighWatermark(let offset):
-            try deliver(below: offset)
+            deliver(.batches(below: offset))
+            changesCommitted(below: offset)
         case .leaderChanged(let leader, let epoch):
             logger.info(
                 "quorum leader",
@@ -333,11 +357,28 @@ package final class QuorumNode: @unchecked Sendable {
                     "leader": "\(leader.map { $0.description } ?? "none")", "epoch": "\(epoch)",
                 ])
             listener?.leaderChanged(leader, epoch: epoch)
+            leaderMayBeKnown()
+            updateOwnVoter()
         case .startedLeading(let epoch):
-            leading = epoch
-            listener?.startedLeading(epoch: epoch)
+            levels = [:]
+            deliver(.startedLeading(epoch))
         case .stoppedLeading(let epoch):
-            stoppedLeading(epoch)
+            deliver(.stoppedLeading(epoch))
+            changesInterrupted(epoch)
+        case .votersChanged(let set):
+            votersChanged(set)
+        case .appendSnapshotChunk(let id, let position, let isLast):
+            appendSnapshot(fetched ?? ByteBuffer(), of: id, at: position, isLast: isLast)
+        case .discardSnapshotDownload:
+            discardDownload()
+        case .answerSnapshot(let token, let id, let position, let maxBytes):
+            answerSnapshot(token, id, position: position, maxBytes: Int(maxBytes))
+        case .readConfirmed(let token):
+            readConfirmed(token)
+        case .readRefused(let token):
+            readRefused(token)
+        case .transferred(let token, let outcome):
+            transferred(token, outcome)
         case .halt(let reason):
             giveUp(.diverged("this node can't go on: \(reason)"))
         }

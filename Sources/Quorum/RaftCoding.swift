@@ -27,7 +27,7 @@ extension VoteRequest {
             candidate: ReplicaKey(id: wire.candidateID, directory: wire.candidateDirectoryID),
             epoch: LeaderEpoch(wire.candidateEpoch), lastEpoch: LeaderEpoch(wire.lastEpoch),
             endOffset: Offset(wire.lastEpochEndOffset), isPreVote: wire.preVote,
-            voter: NodeID(wire.voterID))
+            voter: ReplicaKey(id: wire.voterID, directory: wire.voterDirectoryID))
     }
 
     func wire(_ clusterID: String) -> WireVoteRequest {
@@ -39,7 +39,8 @@ extension VoteRequest {
         wire.lastEpoch = lastEpoch.rawValue
         wire.lastEpochEndOffset = endOffset.rawValue
         wire.preVote = isPreVote
-        wire.voterID = voter.rawValue
+        wire.voterID = voter.id.rawValue
+        wire.voterDirectoryID = voter.wireDirectory
         return wire
     }
 }
@@ -62,7 +63,9 @@ extension VoteResponse {
 
 extension BeginQuorumEpochRequest {
     init(_ wire: WireBeginQuorumEpochRequest) {
-        self.init(leader: NodeID(wire.leaderID), epoch: LeaderEpoch(wire.leaderEpoch))
+        self.init(
+            leader: NodeID(wire.leaderID), epoch: LeaderEpoch(wire.leaderEpoch),
+            voter: ReplicaKey(id: wire.voterID, directory: wire.voterDirectoryID))
     }
 
     func wire(_ clusterID: String) -> WireBeginQuorumEpochRequest {
@@ -70,6 +73,8 @@ extension BeginQuorumEpochRequest {
         wire.clusterID = clusterID
         wire.leaderID = leader.rawValue
         wire.leaderEpoch = epoch.rawValue
+        wire.voterID = voter.id.rawValue
+        wire.voterDirectoryID = voter.wireDirectory
         return wire
     }
 }
@@ -120,6 +125,7 @@ extension FetchResponse {
     init(_ wire: WireFetchLogResponse, spans: [BatchSpan]) {
         let outcome: Outcome =
             switch wire.status {
+            case .ok where wire.hasSnapshot: .snapshot(SnapshotID(wire.snapshot))
             case .ok:
                 wire.hasDiverging
                     ? .diverging(
@@ -154,6 +160,7 @@ extension FetchResponse {
         case .diverging(let end):
             wire.diverging.epoch = end.epoch.rawValue
             wire.diverging.endOffset = end.endOffset.rawValue
+        case .snapshot(let id): wire.snapshot = id.wire
         case .notLeader: wire.status = .notLeader
         case .fencedEpoch: wire.status = .fencedEpoch
         case .unknownEpoch: wire.status = .unknownEpoch
@@ -162,4 +169,82 @@ extension FetchResponse {
         }
         return wire
     }
+}
+
+extension SnapshotID {
+    init(_ wire: WireSnapshotID) {
+        self.init(endOffset: Offset(wire.endOffset), epoch: LeaderEpoch(wire.epoch))
+    }
+
+    var wire: WireSnapshotID {
+        var wire = WireSnapshotID()
+        wire.endOffset = endOffset.rawValue
+        wire.epoch = epoch.rawValue
+        return wire
+    }
+}
+
+extension FetchSnapshotRequest {
+    init(_ wire: WireFetchSnapshotRequest) {
+        self.init(
+            replica: ReplicaKey(id: wire.replicaID, directory: wire.replicaDirectoryID),
+            epoch: LeaderEpoch(wire.currentLeaderEpoch), snapshot: SnapshotID(wire.snapshot),
+            position: wire.position)
+    }
+
+    func wire(_ clusterID: String, maxBytes: Int32) -> WireFetchSnapshotRequest {
+        var wire = WireFetchSnapshotRequest()
+        wire.clusterID = clusterID
+        wire.replicaID = replica.id.rawValue
+        wire.replicaDirectoryID = replica.wireDirectory
+        wire.currentLeaderEpoch = epoch.rawValue
+        wire.snapshot = snapshot.wire
+        wire.position = position
+        wire.maxBytes = maxBytes
+        return wire
+    }
+}
+
+extension FetchSnapshotResponse {
+    init(_ wire: WireFetchSnapshotResponse) {
+        let outcome: Outcome =
+            switch wire.status {
+            case .ok:
+                .chunk(
+                    position: wire.position, count: Int64(wire.data.count), size: wire.size)
+            case .notLeader: .notLeader
+            case .fencedEpoch: .fencedEpoch
+            case .unknownEpoch: .unknownEpoch
+            case .snapshotNotFound: .notFound
+            case .positionOutOfRange: .positionOutOfRange
+            case .unavailable, .UNRECOGNIZED: .unavailable
+            }
+        self.init(
+            epoch: LeaderEpoch(wire.leaderEpoch), leader: NodeID(wire: wire.leaderID),
+            outcome: outcome)
+    }
+
+    /// Everything but the bytes.
+    var wire: WireFetchSnapshotResponse {
+        var wire = WireFetchSnapshotResponse()
+        wire.leaderEpoch = epoch.rawValue
+        wire.leaderID = leader?.rawValue ?? -1
+        switch outcome {
+        case .chunk(let position, _, let size):
+            wire.position = position
+            wire.size = size
+        case .notFound: wire.status = .snapshotNotFound
+        case .positionOutOfRange: wire.status = .positionOutOfRange
+        case .notLeader: wire.status = .notLeader
+        case .fencedEpoch: wire.status = .fencedEpoch
+        case .unknownEpoch: wire.status = .unknownEpoch
+        case .unavailable: wire.status = .unavailable
+        }
+        return wire
+    }
+}
+
+extension NodeID {
+    /// On the wire, -1 means none.
+    static func wire(_ id: NodeID?) -> Int32 { id?.rawValue ?? -1 }
 }

@@ -1,3 +1,4 @@
+import Configuration
 import Essentials
 import Foundation
 import Logging
@@ -5,18 +6,23 @@ import NIOCore
 import NIOPosix
 import Quorum
 import RPC
+import Raft
 import Storage
 import Synchronization
 
-/// What a listener was told, readable from anywhere.
+/// What a listener was told, readable from anywhere; its state is the list of all records.
 final class Witness: QuorumListener, Sendable {
     struct Account {
         var records: [String] = []
         var nextOffset: Offset = 0
+        var epoch = LeaderEpoch.none
+        var timestamp: Int64 = 0
         var isInOrder = true
         var leading: LeaderEpoch?
         var epochsLed: [LeaderEpoch] = []
         var leader: NodeID?
+        var voters: [NodeID] = []
+        var snapshotsLoaded: [SnapshotID] = []
     }
 
     private let state = Mutex(Account())
@@ -27,6 +33,8 @@ final class Witness: QuorumListener, Sendable {
         state.withLock { account in
             if batch.baseOffset != account.nextOffset { account.isInOrder = false }
             account.nextOffset = batch.nextOffset
+            account.epoch = batch.epoch
+            account.timestamp = batch.appendTimestamp
             account.records += batch.records.map { String(decoding: $0, as: UTF8.self) }
         }
     }
@@ -45,9 +53,41 @@ final class Witness: QuorumListener, Sendable {
     func stoppedLeading(epoch: LeaderEpoch) {
         state.withLock { $0.leading = nil }
     }
+
+    func votersChanged(_ voters: [Voter]) {
+        state.withLock { $0.voters = voters.map(\.id) }
+    }
+
+    func snapshot() -> QuorumSnapshotSource? {
+        let account = account
+        return QuorumSnapshotSource(
+            endOffset: account.nextOffset, epoch: account.epoch,
+            appendTimestamp: account.timestamp
+        ) { write in
+            for record in account.records { try write(Array(record.utf8)) }
+        }
+    }
+
+    func load(_ id: SnapshotID) -> QuorumSnapshotLoader {
+        { [self] reader in
+            var records: [String] = []
+            while let record = try reader.next() {
+                records.append(String(decoding: record, as: UTF8.self))
+            }
+            let loaded = records
+            return { [self] in
+                state.withLock { account in
+                    account.records = loaded
+                    account.nextOffset = id.endOffset
+                    account.epoch = id.epoch
+                    account.snapshotsLoaded.append(id)
+                }
+            }
+        }
+    }
 }
 
-/// One process's part of a quorum: the node, its listener, and its server if it is a voter.
+/// One process's part of a quorum: the node, its listener, and its server if it is a controller.
 final class Member: Sendable {
     let id: NodeID
     let node: QuorumNode
@@ -78,6 +118,53 @@ final class Member: Sendable {
             try node.propose(records.map { Array($0.utf8) }, epoch: node.epoch)
         }
     }
+
+    private func answer<Value: Sendable>(
+        _ body:
+            @escaping @Sendable (
+                QuorumNode, @escaping @Sendable (Result<Value, QuorumError>) -> Void
+            ) -> Void
+    ) async throws -> Value {
+        try await withCheckedContinuation { continuation in
+            node.eventLoop.execute { [node] in
+                body(node) { continuation.resume(returning: $0) }
+            }
+        }.get()
+    }
+
+    func read() async throws -> Offset {
+        try await answer { node, done in node.read(done) }
+    }
+
+    func add(
+        _ id: NodeID, directory: DirectoryID? = nil, at endpoint: Endpoint,
+        within time: TimeAmount = .seconds(30)
+    ) async throws -> [NodeID] {
+        try await answer { node, done in
+            node.addVoter(
+                id: id, directory: directory, host: endpoint.host, port: endpoint.port,
+                deadline: .now() + time
+            ) { done($0.map { $0.map(\.id) }) }
+        }
+    }
+
+    func removeVoter(
+        _ id: NodeID, directory: DirectoryID? = nil, within time: TimeAmount = .seconds(30)
+    ) async throws -> [NodeID] {
+        try await answer { node, done in
+            node.removeVoter(id: id, directory: directory, deadline: .now() + time) {
+                done($0.map { $0.map(\.id) })
+            }
+        }
+    }
+
+    func transfer(to id: NodeID?) async throws -> NodeID {
+        try await answer { node, done in
+            node.transferLeadership(to: id, deadline: .now() + .seconds(30)) {
+                done($0.map(\.leader))
+            }
+        }
+    }
 }
 
 extension QuorumNode {
@@ -89,31 +176,44 @@ extension QuorumNode {
 }
 
 /// Several quorum nodes in this process, over loopback, each in a directory of its own.
+///
+/// Controllers are 1 to 6; the first `voterCount` are formatted as the initial voters. Brokers are
+/// above 100.
 final class QuorumCluster: Sendable {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
     let clusterID = "test-cluster-0000000000"
     let root: String
-    let voters: [QuorumVoter]
+    let endpoints: [NodeID: Endpoint]
+    let voters: [NodeID]
     private let directories = Mutex<[NodeID: DirectoryID]>([:])
 
-    init(voterCount: Int) async throws {
+    init(voterCount: Int, bootstrapRecords: [String] = []) async throws {
         root =
             FileManager.default.temporaryDirectory
             .appending(path: "millrace-quorum-\(UUID().uuidString)").path
-        var voters: [QuorumVoter] = []
+        var endpoints: [NodeID: Endpoint] = [:]
         // Held together, so that no port is given twice; free again before anyone serves.
         var channels: [any Channel] = []
-        for id in 1...voterCount {
+        for id in 1...6 {
             let channel = try await ServerBootstrap(group: group)
                 .bind(host: "127.0.0.1", port: 0).get()
             channels.append(channel)
-            voters.append(
-                QuorumVoter(
-                    id: NodeID(Int32(id)), host: "127.0.0.1",
-                    port: channel.localAddress?.port ?? 0))
+            endpoints[NodeID(Int32(id))] = Endpoint(
+                host: "127.0.0.1", port: channel.localAddress?.port ?? 0)
         }
         for channel in channels { try await channel.close() }
-        self.voters = voters
+        self.endpoints = endpoints
+        voters = (1...voterCount).map { NodeID(Int32($0)) }
+        let set = VoterSet(
+            voters.map { id in
+                Voter(
+                    id: id, directory: directory(of: id), host: endpoint(id).host,
+                    port: endpoint(id).port)
+            })
+        for id in voters {
+            try BootstrapSnapshot.write(
+                to: path(id), voters: set, records: bootstrapRecords.map { Array($0.utf8) })
+        }
     }
 
     func remove() async {
@@ -122,20 +222,40 @@ final class QuorumCluster: Sendable {
     }
 
     func path(_ id: NodeID) -> String { "\(root)/\(id)" }
+    func logPath(_ id: NodeID) -> String { "\(path(id))/__cluster_metadata-0" }
 
-    func start(
-        _ id: NodeID, clusterID: String? = nil, fileSystem: any FileSystem = .local
-    ) async throws -> Member {
-        let directory = directories.withLock { directories in
+    func endpoint(_ id: NodeID) -> Endpoint {
+        endpoints[id] ?? Endpoint(host: "127.0.0.1", port: 1)
+    }
+
+    func directory(of id: NodeID) -> DirectoryID {
+        directories.withLock { directories in
             let known = directories[id] ?? DirectoryID.random()
             directories[id] = known
             return known
         }
+    }
+
+    /// A new, empty disk takes the place of the old one.
+    func wipe(_ id: NodeID) throws {
+        try FileManager.default.removeItem(atPath: path(id))
+        directories.withLock { $0[id] = nil }
+    }
+
+    func start(
+        _ id: NodeID, clusterID: String? = nil, fileSystem: any FileSystem = .local,
+        listener: Endpoint? = nil, change: (inout QuorumOptions) -> Void = { _ in }
+    ) async throws -> Member {
+        let isController = endpoints[id] != nil
+        let listener = listener ?? endpoint(id)
         var options = QuorumOptions(
-            clusterID: clusterID ?? self.clusterID, local: id, directory: directory,
-            voters: voters, directoryPath: path(id))
+            clusterID: clusterID ?? self.clusterID, local: id, directory: directory(of: id),
+            isController: isController,
+            bootstrapServers: ([1, 2, 3] as [NodeID]).map { endpoint($0) },
+            listener: isController ? listener : nil, directoryPath: path(id))
         options.electionTimeout = .milliseconds(300)
         options.fetchTimeout = .milliseconds(800)
+        change(&options)
         var logger = Logger(label: "quorum \(id)") { _ in SwiftLogNoOpLogHandler() }
         if ProcessInfo.processInfo.environment["QUORUM_LOG"] != nil {
             logger = Logger(label: "quorum \(id)")
@@ -151,11 +271,12 @@ final class QuorumCluster: Sendable {
             try node.start()
         }
         var server: RPCServer?
-        if let voter = voters.first(where: { $0.id == id }) {
+        if isController {
             var router = Router()
             node.register(in: &router)
             server = try await RPCServer.start(
-                host: voter.host, port: voter.port, router: router, group: group, logger: logger)
+                host: listener.host, port: listener.port, router: router, group: group,
+                logger: logger)
         }
         return Member(id: id, node: node, witness: witness, server: server, failure: failure)
     }

@@ -1,3 +1,4 @@
+import Configuration
 import Essentials
 import Foundation
 import Logging
@@ -350,7 +351,7 @@ import Testing
             _ = try await cluster.leader(of: [member])
             let epoch = try await member.node.onLoop { $0.epoch }
             let client = RPCClient(
-                host: cluster.voters[0].host, port: cluster.voters[0].port,
+                host: cluster.endpoint(1).host, port: cluster.endpoint(1).port,
                 eventLoop: cluster.group.next(), logger: Logger(label: "client"))
             var vote = WireVoteRequest()
             vote.clusterID = "another-cluster"
@@ -378,7 +379,10 @@ import Testing
                 let _: WireFetchLogResponse = try await client.call(
                     "/millrace.internal.v1.Raft/Fetch", fetch, timeout: .seconds(5))
             }
-            for path in ["Vote", "BeginQuorumEpoch", "EndQuorumEpoch", "Fetch"] {
+            for path in [
+                "Vote", "BeginQuorumEpoch", "EndQuorumEpoch", "Fetch", "FetchSnapshot",
+                "UpdateVoter",
+            ] {
                 let garbage = ByteBuffer(bytes: [0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 0x01])
                 let result = await withCheckedContinuation { continuation in
                     client.unary(
