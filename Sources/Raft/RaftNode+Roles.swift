@@ -135,7 +135,11 @@ extension RaftNode {
             becomeCandidate(now)
             return
         }
-        enter(.prospective(newCampaign(leader: leader, now)))
+        var campaign = newCampaign(leader: leader, now)
+        if leader == nil, !bootstrap.isEmpty {
+            campaign.search = .due(now + config.electionTimeout / 2)
+        }
+        enter(.prospective(campaign))
     }
 
     private mutating func becomeCandidate(_ now: MonotonicTime) {
@@ -155,8 +159,7 @@ extension RaftNode {
             ballots: Dictionary(
                 uniqueKeysWithValues: others.map { ($0, .missing(isUnreachable: false)) }),
             errands: Dictionary(uniqueKeysWithValues: others.map { ($0, .due(now)) }),
-            search: leader == nil && !bootstrap.isEmpty
-                ? .due(now + config.electionTimeout / 2) : .done)
+            search: .done)
     }
 
     mutating func becomeFollower(of leader: NodeID, _ now: MonotonicTime) {
