@@ -76,14 +76,15 @@ let package = Package(
         .target(
             name: "Controller",
             dependencies: [
-                "Essentials", "Storage", "RPC", "Protocol", "Metadata", "Configuration", "Quorum",
-                nioCore, nioPosix, protobuf, logging, hashTrees,
+                "Essentials", "Storage", "RPC", "Protocol", "Metadata", "Configuration", "Raft",
+                "Quorum", nioCore, nioPosix, protobuf, logging, hashTrees,
             ], swiftSettings: settings),
         .target(
             name: "Broker",
             dependencies: [
                 "Essentials", "Records", "Storage", "RPC", "Protocol", "Metadata", "Replication",
-                "Configuration", "Quorum", nioCore, nioPosix, protobuf, logging, deque, hashTrees,
+                "Configuration", "Raft", "Quorum", nioCore, nioPosix, protobuf, logging, deque,
+                hashTrees,
             ], swiftSettings: settings),
         .target(
             name: "Millrace",
@@ -129,7 +130,8 @@ let package = Package(
         .testTarget(
             name: "ControllerTests",
             dependencies: [
-                "Controller", "Metadata", "Configuration", "Quorum", "RPC", "Protocol", "Storage",
+                "Controller", "Metadata", "Configuration", "Raft", "Quorum", "RPC", "Protocol",
+                "Storage",
                 "Essentials", nioCore, nioPosix, nioEmbedded, protobuf, logging, hashTrees,
             ], swiftSettings: settings),
         .testTarget(

@@ -20,6 +20,8 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
     var image = MetadataImage()
     /// What changed since the last publication.
     var delta = MetadataDelta()
+    /// When the last batch of `image` was appended, in milliseconds since 1970.
+    var lastTimestamp: Int64 = -1
     private var highWatermark: () -> Offset = { .max }
     private var subscriber: Subscriber?
     private var waiters: [(offset: Offset, resume: (Result<Void, any Error>) -> Void)] = []
@@ -83,6 +85,7 @@ final class BrokerMetadata: QuorumListener, @unchecked Sendable {
             return fail(error, at: batch.baseOffset)
         }
         image = next
+        lastTimestamp = batch.appendTimestamp
         publishIfCaughtUp()
     }
 

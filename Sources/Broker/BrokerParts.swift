@@ -31,9 +31,10 @@ final class BrokerParts: @unchecked Sendable {
         self.properties = properties
         self.control = control
         let metadata = BrokerMetadata(logger: logger)
+        var options = QuorumNode.Options(configuration, properties: properties)
+        options.metadataLevels = MetadataFeatures.supported
         let quorum = QuorumNode(
-            options: QuorumNode.Options(configuration, properties: properties),
-            listener: metadata, eventLoop: control, logger: logger)
+            options: options, listener: metadata, eventLoop: control, logger: logger)
         metadata.setHighWatermarkSource { [weak quorum] in quorum?.highWatermark ?? .max }
         let controller = ActiveControllerForwarder(eventLoop: control, logger: logger) {
             [weak quorum] in

@@ -17,11 +17,7 @@ protocol ProposalLog: AnyObject {
     func read(_ completion: @escaping (Result<Offset, QuorumError>) -> Void)
 }
 
-extension QuorumNode: ProposalLog {
-    func read(_ completion: @escaping (Result<Offset, QuorumError>) -> Void) {
-        completion(.success(highWatermark))
-    }
-}
+extension QuorumNode: ProposalLog {}
 
 /// Runs commands while this node is the active controller, and keeps the committed image always.
 ///
@@ -62,15 +58,21 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
 
     let eventLoop: any EventLoop
     private let local: NodeID
-    let options: ControllerOptions
+    /// As of the next leadership.
+    var options: ControllerOptions
     let logger: Logger
     let log: () -> (any ProposalLog)?
     private let leaderAddress: () -> String?
     /// The image of everything committed.
     var committed = MetadataImage()
+    /// When the last batch of it was appended, in milliseconds since 1970.
+    var committedTimestamp: Int64 = -1
     private(set) var leadership: Leadership?
     /// A committed record could not be applied: `committed` stays what it was before.
     private(set) var hasFailed = false
+
+    /// The first records of a new cluster, as this controller was formatted.
+    var bootstrapRecords: () -> [[UInt8]] = { [] }
 
     /// Called when this node has become the active controller.
     var onActive: (() -> Void)?
@@ -296,6 +298,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
         }
         image.advance(to: batch.nextOffset, epoch: batch.epoch)
         committed = image
+        committedTimestamp = batch.appendTimestamp
         guard let leadership else { return }
         report(records, before: before)
         let due = leadership.pending.prefix { $0.end <= committed.nextOffset }
@@ -316,6 +319,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
                 "epoch": "\(epoch)", "topics": "\(committed.topics.count)",
                 "brokers": "\(committed.brokers.count)",
             ])
+        options.initialMetadataLevel = initialMetadataLevel
         leadership = Leadership(
             epoch: epoch,
             state: ControllerState(

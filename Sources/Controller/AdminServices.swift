@@ -5,6 +5,7 @@ internal import NIOCore
 internal import Protocol
 internal import Quorum
 internal import RPC
+internal import Raft
 internal import SwiftProtobuf
 
 /// `millrace.v1.Admin` and `millrace.v1.Quorum`, on every controller: a standby passes them on.
@@ -15,7 +16,7 @@ final class AdminServices: @unchecked Sendable {
     let local: NodeID
     let controller: ActiveController
     /// The controllers that vote, at present.
-    let voters: () -> [QuorumVoter]
+    let voters: () -> [Voter]
     let describeQuorum: () -> WireDescribeQuorumResponse
     /// Which levels of the metadata records the nodes said they support.
     let heardLevels: () -> HeardLevels
@@ -23,7 +24,7 @@ final class AdminServices: @unchecked Sendable {
 
     init(
         clusterID: String, local: NodeID, controller: ActiveController,
-        forwarder: ActiveControllerForwarder, voters: @escaping () -> [QuorumVoter],
+        forwarder: ActiveControllerForwarder, voters: @escaping () -> [Voter],
         describeQuorum: @escaping () -> WireDescribeQuorumResponse,
         heardLevels: @escaping () -> HeardLevels
     ) {

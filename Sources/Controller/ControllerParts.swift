@@ -34,29 +34,28 @@ final class ControllerParts: @unchecked Sendable {
     ) {
         self.eventLoop = eventLoop
         let local = configuration.nodeID
-        let voters = configuration.voters.map {
-            QuorumVoter(id: $0.id, host: $0.endpoint.host, port: $0.endpoint.port)
-        }
         // The quorum needs its listener, and the listener the quorum.
         final class Link { weak var quorum: QuorumNode? }
         let link = Link()
         let leader: () -> (id: NodeID, address: ActiveControllerForwarder.Address)? = {
-            guard let id = link.quorum?.leader, let voter = voters.first(where: { $0.id == id })
+            guard let quorum = link.quorum, let id = quorum.leader,
+                let address = quorum.address(of: id)
             else { return nil }
-            return (id, .init(host: voter.host, port: voter.port))
+            return (id, .init(host: address.host, port: address.port))
         }
         controller = ActiveController(
             local: local,
-            options: ControllerOptions(
-                configuration, clusterID: properties.clusterID, voters: voters),
+            options: ControllerOptions(configuration, clusterID: properties.clusterID),
             eventLoop: eventLoop, logger: logger, log: { link.quorum },
             leaderAddress: {
                 leader().map { "controller \($0.id) at \($0.address.host):\($0.address.port)" }
             })
         controller.onFailure = onFailure
+        var options = QuorumNode.Options(configuration, properties: properties)
+        options.metadataLevels = MetadataFeatures.supported
         quorum = QuorumNode(
-            options: QuorumNode.Options(configuration, properties: properties),
-            listener: controller, eventLoop: eventLoop, logger: logger)
+            options: options, listener: controller, eventLoop: eventLoop, logger: logger)
+        controller.bootstrapRecords = { link.quorum?.bootstrapRecords ?? [] }
         quorum.onFailure = onFailure
         link.quorum = quorum
         watch = BrokerWatch(controller: controller, eventLoop: eventLoop, logger: logger)
@@ -67,17 +66,9 @@ final class ControllerParts: @unchecked Sendable {
         brokerServices = BrokerServices(controller: controller, watch: watch, logger: logger)
         adminServices = AdminServices(
             clusterID: properties.clusterID, local: local, controller: controller,
-            forwarder: forwarder, voters: { voters },
+            forwarder: forwarder, voters: { [quorum] in quorum.voters },
             describeQuorum: { [quorum] in quorum.describe() },
-            heardLevels: {
-                var heard = HeardLevels()
-                for voter in voters {
-                    heard.voters[voter.id] =
-                        voter.id == local
-                        ? MetadataFeatures.supported : ClosedRange<Int32>?.none
-                }
-                return heard
-            })
+            heardLevels: { [quorum] in quorum.heardLevels })
         controller.onLeaderChange = { [weak forwarder] in
             forwarder?.leaderChanged(isHere: link.quorum?.leader == local)
         }
@@ -120,9 +111,9 @@ final class ControllerParts: @unchecked Sendable {
 
 extension ControllerOptions {
     fileprivate init(
-        _ configuration: NodeConfiguration, clusterID: String, voters: [QuorumVoter]
+        _ configuration: NodeConfiguration, clusterID: String
     ) {
-        self.init(clusterID: clusterID, controllers: Set(voters.map(\.id)))
+        self.init(clusterID: clusterID)
         sessionTimeout = configuration.brokerSessionTimeout
         partitions = Int(configuration.defaultPartitions)
         replicationFactor = configuration.defaultReplicationFactor

@@ -5,6 +5,8 @@ package struct ControllerOptions: Sendable {
     package var clusterID: String
     /// Node ids of the controllers, which no broker may take.
     package var controllers: Set<NodeID>
+    /// The level that the metadata records of a new cluster start at.
+    package var initialMetadataLevel = MetadataFeatures.supported.lowerBound
     /// A broker not heard from for this long is fenced.
     package var sessionTimeout: Duration = .seconds(3)
     /// Partitions of a topic that does not say.

@@ -116,7 +116,9 @@ package struct ControllerState: Sendable {
     package func takeOver() -> ControllerResult<Void> {
         var draft = MetadataDraft(image: image, options: options)
         if image.features[MetadataFeatures.metadataVersion] == nil {
-            draft.append(.featureLevel(name: MetadataFeatures.metadataVersion, level: 1))
+            draft.append(
+                .featureLevel(
+                    name: MetadataFeatures.metadataVersion, level: options.initialMetadataLevel))
         }
         draft.maySplit = true
         for id in image.unsettled.sorted() where image.partition(id)?.leader == nil {

@@ -333,6 +333,12 @@ extension QuorumNode {
 
     private static let maxLevels = 8_192
 
+    /// What each replica understands that has fetched from this leader and is no voter.
+    package var observerLevels: [ReplicaKey: ClosedRange<Int32>] {
+        guard let set = raft?.voterSet else { return levels }
+        return levels.filter { !set.isVoter($0.key) }
+    }
+
     /// The levels of metadata records that a replica understands; `nil` if it has not fetched from
     /// this leader since it leads.
     package func metadataLevels(of replica: ReplicaKey) -> ClosedRange<Int32>? {

@@ -1,5 +1,6 @@
 package import Configuration
 package import Essentials
+package import Storage
 
 /// What a quorum node has to know to start.
 package struct QuorumOptions: Sendable {
@@ -36,5 +37,24 @@ package struct QuorumOptions: Sendable {
         self.bootstrapServers = bootstrapServers
         self.listener = listener
         self.directoryPath = directoryPath
+    }
+
+    /// - Parameter properties: those of the metadata log's directory.
+    package init(_ configuration: NodeConfiguration, properties: MetaProperties) {
+        let advertised = configuration.advertisedListener
+        // Until every node has a list of its own, the voters it was configured with find the others.
+        let servers =
+            configuration.bootstrapServers.isEmpty
+            ? configuration.voters.map(\.endpoint) : configuration.bootstrapServers
+        self.init(
+            clusterID: properties.clusterID, local: configuration.nodeID,
+            directory: properties.directoryID, isController: configuration.role == .controller,
+            bootstrapServers: servers,
+            listener: configuration.role == .controller && advertised.port > 0 ? advertised : nil,
+            directoryPath: configuration.metadataLogDirectory)
+        electionTimeout = configuration.quorumElectionTimeout
+        fetchTimeout = configuration.quorumFetchTimeout
+        snapshotBytes = configuration.metadataSnapshotBytes
+        snapshotInterval = configuration.metadataSnapshotInterval
     }
 }

@@ -3,10 +3,13 @@ import Controller
 import Essentials
 import Foundation
 import Logging
+import Metadata
 import NIOCore
 import NIOPosix
 import Protocol
+import Quorum
 import RPC
+import Raft
 import Storage
 import SwiftProtobuf
 import Synchronization
@@ -23,6 +26,7 @@ final class TestControllers: Sendable {
     private let clients: [NodeID: RPCClient]
 
     private let sessionTimeout: Duration
+    private let directoryIDs: [NodeID: DirectoryID]
 
     private init(count: Int, sessionTimeout: Duration) async throws {
         self.sessionTimeout = sessionTimeout
@@ -33,6 +37,8 @@ final class TestControllers: Sendable {
                 id: NodeID(Int32(101 + index)),
                 endpoint: Endpoint(host: "127.0.0.1", port: port))
         }
+        directoryIDs = Dictionary(
+            uniqueKeysWithValues: voters.map { ($0.id, DirectoryID.random()) })
         var clients: [NodeID: RPCClient] = [:]
         for voter in voters {
             clients[voter.id] = RPCClient(
@@ -66,6 +72,7 @@ final class TestControllers: Sendable {
     func start(_ id: NodeID) async throws {
         guard let voter = voters.first(where: { $0.id == id }) else { return }
         var configuration = NodeConfiguration(nodeID: id, role: .controller, voters: voters)
+        configuration.bootstrapServers = voters.map(\.endpoint)
         configuration.listener = voter.endpoint
         configuration.advertisedListener = voter.endpoint
         configuration.metadataLogDirectory = directory + "/\(id)"
@@ -75,8 +82,19 @@ final class TestControllers: Sendable {
         if try MetaProperties.read(from: configuration.metadataLogDirectory) == nil {
             try FileManager.default.createDirectory(
                 atPath: configuration.metadataLogDirectory, withIntermediateDirectories: true)
+            let set = VoterSet(
+                voters.map {
+                    Voter(
+                        id: $0.id, directory: directoryIDs[$0.id], host: $0.endpoint.host,
+                        port: $0.endpoint.port)
+                })
+            let level = MetadataRecord.featureLevel(
+                name: MetadataFeatures.metadataVersion,
+                level: MetadataFeatures.supported.upperBound)
+            try BootstrapSnapshot.write(
+                to: configuration.metadataLogDirectory, voters: set, records: [level.encoded()])
             try MetaProperties(
-                clusterID: Self.clusterID, nodeID: id, directoryID: .random()
+                clusterID: Self.clusterID, nodeID: id, directoryID: directoryIDs[id] ?? .random()
             ).write(to: configuration.metadataLogDirectory)
         }
         let node = ControllerNode(configuration: configuration, logger: logger)

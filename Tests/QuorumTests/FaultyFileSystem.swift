@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import Storage
 import Synchronization
@@ -14,6 +15,7 @@ final class FaultyFileSystem: FileSystem {
     private let local = LocalFileSystem()
     private let state = Mutex<Fault?>(nil)
     private let failures = Mutex(0)
+    private let affected = Mutex("")
 
     /// How often a write or a sync failed.
     var failureCount: Int { failures.withLock { $0 } }
@@ -23,14 +25,25 @@ final class FaultyFileSystem: FileSystem {
         set { state.withLock { $0 = newValue } }
     }
 
+    /// Other files are as good as ever.
+    var onlyPathsContaining: String {
+        get { affected.withLock { $0 } }
+        set { affected.withLock { $0 = newValue } }
+    }
+
+    private func affects(_ path: String) -> Bool {
+        let part = onlyPathsContaining
+        return part.isEmpty || path.contains(part)
+    }
+
     func checkWrite(_ path: String) throws(FileError) {
-        guard fault == .full else { return }
+        guard fault == .full, affects(path) else { return }
         failures.withLock { $0 += 1 }
         throw FileError("write", path, code: ENOSPC)
     }
 
     func checkSync(_ path: String) throws(FileError) {
-        guard fault == .syncFails else { return }
+        guard fault == .syncFails, affects(path) else { return }
         failures.withLock { $0 += 1 }
         throw FileError("sync", path, code: EIO)
     }

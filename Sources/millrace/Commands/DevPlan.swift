@@ -1,6 +1,9 @@
 import Configuration
 import Essentials
 import Glibc
+import Metadata
+import Quorum
+import Raft
 import Storage
 
 /// What `millrace dev` runs: every node with its id, port and directories.
@@ -79,13 +82,38 @@ struct DevPlan {
         for node in nodes {
             try makeDirectories(node.directory)
             try writeConfiguration(of: node)
-            if try MetaProperties.read(from: node.dataDirectory) == nil {
-                try MetaProperties(
-                    clusterID: cluster, nodeID: NodeID(node.id), directoryID: .random()
-                ).write(to: node.dataDirectory)
-            }
         }
+        try format(cluster)
         return clusterID != nil
+    }
+
+    /// Makes the directories the nodes' own; the controllers get each other as their voters.
+    private func format(_ cluster: String) throws {
+        var directories: [Int32: DirectoryID] = [:]
+        for node in controllers {
+            directories[node.id] =
+                try MetaProperties.read(from: node.dataDirectory)?.directoryID ?? .random()
+        }
+        let voters = VoterSet(
+            controllers.map { node in
+                Voter(
+                    id: NodeID(node.id), directory: directories[node.id], host: Self.host,
+                    port: node.port)
+            })
+        let level = MetadataRecord.featureLevel(
+            name: MetadataFeatures.metadataVersion, level: MetadataFeatures.supported.upperBound)
+        for node in controllers + brokers {
+            guard try MetaProperties.read(from: node.dataDirectory) == nil else { continue }
+            if node.role == .controller {
+                // First: a directory with properties counts as formatted.
+                try BootstrapSnapshot.write(
+                    to: node.dataDirectory, voters: voters, records: [level.encoded()])
+            }
+            try MetaProperties(
+                clusterID: cluster, nodeID: NodeID(node.id),
+                directoryID: directories[node.id] ?? .random()
+            ).write(to: node.dataDirectory)
+        }
     }
 
     /// The voters are part of what is on disk: another number of them is another cluster.

@@ -1,6 +1,9 @@
 import ArgumentParser
 import Configuration
 import Essentials
+import Metadata
+import Quorum
+import Raft
 import Storage
 
 /// `millrace storage`: prepares and shows a node's directories.
@@ -54,12 +57,36 @@ struct StorageFormatCommand: AsyncParsableCommand {
                 print("\(directory) was already formatted")
                 continue
             }
+            let id = DirectoryID.random()
+            if configuration.role == .controller, directory == configuration.metadataLogDirectory {
+                try writeFirstVoters(configuration, id)
+            }
             try MetaProperties(
-                clusterID: cluster, nodeID: configuration.nodeID, directoryID: .random()
+                clusterID: cluster, nodeID: configuration.nodeID, directoryID: id
             ).write(to: directory)
             print("formatted \(directory) for node \(configuration.nodeID) of cluster \(cluster)")
         }
         if id == nil { print("format the other nodes with --cluster-id \(cluster)") }
+    }
+
+    /// A lone controller is the first voter of its cluster; it begins the metadata log.
+    private func writeFirstVoters(
+        _ configuration: NodeConfiguration, _ directory: DirectoryID
+    ) throws {
+        guard configuration.voters.map(\.id) == [configuration.nodeID] else {
+            throw CommandFailure(
+                "a cluster begins with one controller: format it with itself alone in "
+                    + "controller.quorum.voters, or use 'millrace dev'")
+        }
+        let voters = VoterSet(
+            configuration.voters.map {
+                Voter(
+                    id: $0.id, directory: directory, host: $0.endpoint.host, port: $0.endpoint.port)
+            })
+        let level = MetadataRecord.featureLevel(
+            name: MetadataFeatures.metadataVersion, level: MetadataFeatures.supported.upperBound)
+        try BootstrapSnapshot.write(
+            to: configuration.metadataLogDirectory, voters: voters, records: [level.encoded()])
     }
 }
 

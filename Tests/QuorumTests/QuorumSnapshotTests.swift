@@ -1,0 +1,300 @@
+import Configuration
+import Essentials
+import Foundation
+import NIOCore
+import NIOPosix
+import Protocol
+import Quorum
+import RPC
+import Raft
+import Storage
+import Synchronization
+import Testing
+
+/// Snapshots in a running quorum: taken, fetched, resumed, refused.
+@Suite(.serialized) struct QuorumSnapshotTests {
+    /// Small enough for a snapshot every few batches, and segments that go with it.
+    private static let often: @Sendable (inout QuorumOptions) -> Void = { options in
+        options.snapshotBytes = 64 << 10
+        options.snapshotInterval = .zero
+    }
+
+    /// Appends until `count` snapshots were taken by every one of these, and the log was cut.
+    private func fill(
+        _ cluster: QuorumCluster, _ leader: Member, until members: [Member],
+        records: inout [String], bytes: Int = 4_000
+    ) async throws {
+        let filler = String(repeating: "x", count: bytes)
+        try await eventually("the log's start moves") {
+            let new = "\(records.count) \(filler)"
+            _ = try await leader.propose([new])
+            records.append(new)
+            return try members.allSatisfy {
+                try segments(cluster, $0.id).min() ?? 0 > 0 && snapshots(cluster, $0.id).count == 2
+            } ? true : nil
+        }
+    }
+
+    private func files(_ cluster: QuorumCluster, _ id: NodeID) throws -> [String] {
+        try FileManager.default.contentsOfDirectory(atPath: cluster.logPath(id)).sorted()
+    }
+
+    private func snapshots(_ cluster: QuorumCluster, _ id: NodeID) throws -> [SnapshotID] {
+        try files(cluster, id).compactMap { SnapshotFile.id(named: $0) }.filter { $0.endOffset > 0 }
+    }
+
+    private func segments(_ cluster: QuorumCluster, _ id: NodeID) throws -> [Int64] {
+        try files(cluster, id).filter { $0.hasSuffix(".log") }.compactMap { Int64($0.dropLast(4)) }
+    }
+
+    private func has(_ records: [String], _ members: [Member]) async throws {
+        try await eventually("\(records.count) records everywhere") {
+            members.allSatisfy { $0.witness.account.records == records } ? true : nil
+        }
+        for member in members { #expect(member.witness.account.isInOrder) }
+    }
+
+    private func withCluster(
+        _ voterCount: Int = 3, _ body: (QuorumCluster) async throws -> Void
+    ) async throws {
+        let cluster = try await QuorumCluster(voterCount: voterCount)
+        do {
+            try await body(cluster)
+        } catch {
+            await cluster.remove()
+            throw error
+        }
+        await cluster.remove()
+    }
+
+    private func startAll(
+        _ cluster: QuorumCluster, _ ids: [NodeID]
+    ) async throws -> [Member] {
+        var members: [Member] = []
+        for id in ids { members.append(try await cluster.start(id, change: Self.often)) }
+        return members
+    }
+
+    @Test func logIsCutAfterSnapshotsAndARestartNeedsOnlyWhatIsLeft() async throws {
+        try await withCluster { cluster in
+            var members = try await startAll(cluster, [1, 2, 3, 101])
+            var records: [String] = []
+            try await fill(
+                cluster, try await cluster.leader(of: members), until: members, records: &records)
+            try await has(records, members)
+            let described = try await cluster.leader(of: members).node.onLoop { $0.describe() }
+            #expect(described.logStartOffset > 0)
+            #expect(described.snapshot.endOffset > described.logStartOffset)
+            #expect(described.snapshot.sizeBytes > 0)
+            for member in members { await member.stop() }
+
+            members = try await startAll(cluster, [1, 2, 3, 101])
+            try await has(records, members)
+            for member in members { #expect(member.witness.account.snapshotsLoaded.count == 1) }
+            let leader = try await cluster.leader(of: members)
+            _ = try await leader.propose(["after"])
+            try await has(records + ["after"], members)
+            for member in members { await member.stop() }
+        }
+    }
+
+    @Test func sameSnapshotHasTheSameBytesOnEveryNode() async throws {
+        try await withCluster { cluster in
+            let members = try await startAll(cluster, [1, 2, 3])
+            var records: [String] = []
+            try await fill(
+                cluster, try await cluster.leader(of: members), until: members, records: &records)
+            try await has(records, members)
+            for member in members { await member.stop() }
+            var seen: [String: Data] = [:]
+            for id in [1, 2, 3] as [NodeID] {
+                for snapshot in try snapshots(cluster, id) {
+                    let name = SnapshotFile.name(of: snapshot)
+                    let data = try Data(
+                        contentsOf: URL(filePath: "\(cluster.logPath(id))/\(name)"))
+                    #expect(seen[name] ?? data == data)
+                    seen[name] = data
+                }
+            }
+        }
+    }
+
+    @Test func nodeFarBehindAndEmptyDiskCatchUpBySnapshot() async throws {
+        try await withCluster { cluster in
+            var members = try await startAll(cluster, [1, 2, 3])
+            let late = members.removeLast()
+            _ = try await cluster.leader(of: members + [late])
+            await late.stop()
+            var records: [String] = []
+            try await fill(
+                cluster, try await cluster.leader(of: members), until: members, records: &records)
+            // Far behind, a new controller, a new broker.
+            let comers = try await startAll(cluster, [3, 4, 101])
+            try await has(records, members + comers)
+            for member in comers { #expect(member.witness.account.snapshotsLoaded.count == 1) }
+            let leader = try await cluster.leader(of: members + comers)
+            _ = try await leader.propose(["after"])
+            records.append("after")
+            try await has(records, members + comers)
+            for member in members + comers { await member.stop() }
+            // What was fetched is enough to start from.
+            let again = try await startAll(cluster, [1, 3, 4, 101])
+            try await has(records, again)
+            for member in again { await member.stop() }
+        }
+    }
+
+    @Test func fullDiskDuringASnapshotLeavesTheLogAlone() async throws {
+        try await withCluster(1) { cluster in
+            let disk = FaultyFileSystem()
+            disk.onlyPathsContaining = ".checkpoint.part"
+            disk.fault = .full
+            let member = try await cluster.start(1, fileSystem: disk, change: Self.often)
+            let leader = try await cluster.leader(of: [member])
+            var records: [String] = []
+            for index in 0..<60 {
+                records.append("\(index) " + String(repeating: "y", count: 4_000))
+                _ = try await leader.propose([records[index]])
+            }
+            try await has(records, [member])
+            try await eventually("a snapshot failed") { disk.failureCount > 0 ? true : nil }
+            #expect(try snapshots(cluster, 1) == [])
+            #expect(member.failure.error.withLock { $0 } == nil)
+            #expect(member.witness.account.epochsLed.count == 1)
+            disk.fault = nil
+            // It is tried again by itself.
+            try await eventually("a snapshot") {
+                try snapshots(cluster, 1).isEmpty ? nil : true
+            }
+            #expect(try files(cluster, 1).allSatisfy { !$0.hasSuffix(".part") })
+            await member.stop()
+        }
+    }
+
+    // MARK: At the start
+
+    /// A directory with snapshots and a log that was cut, and the records they hold.
+    private func cutLog(_ cluster: QuorumCluster) async throws -> [String] {
+        let member = try await cluster.start(1, change: Self.often)
+        var records: [String] = []
+        try await fill(
+            cluster, try await cluster.leader(of: [member]), until: [member], records: &records)
+        await member.stop()
+        return records
+    }
+
+    private func isRefused(
+        _ cluster: QuorumCluster, _ isExpected: (QuorumError) -> Bool
+    ) async throws {
+        let before = try files(cluster, 1)
+        do {
+            let member = try await cluster.start(1, change: Self.often)
+            // What is behind a snapshot's first batches shows only when it is loaded.
+            let error = try await eventually("the refusal") {
+                member.failure.error.withLock { $0 }
+            }
+            #expect((error as? QuorumError).map(isExpected) == true, "\(error)")
+            #expect(member.witness.account.records == [])
+            await member.stop()
+        } catch let error as QuorumError {
+            #expect(isExpected(error), "\(error)")
+        }
+        #expect(
+            try files(cluster, 1).filter { $0.hasSuffix("checkpoint") }
+                == before.filter { $0.hasSuffix("checkpoint") })
+    }
+
+    @Test func damagedSnapshotIsRefusedAndKept() async throws {
+        try await withCluster(1) { cluster in
+            _ = try await cutLog(cluster)
+            let newest = try #require(try snapshots(cluster, 1).max())
+            let path = "\(cluster.logPath(1))/\(SnapshotFile.name(of: newest))"
+            let whole = try Data(contentsOf: URL(filePath: path))
+            func isDamaged(_ error: QuorumError) -> Bool {
+                if case .damagedSnapshot = error { true } else { false }
+            }
+            for damage in ["header", "middle", "footer", "empty"] {
+                var data = whole
+                switch damage {
+                case "header": data[80] ^= 1
+                case "middle": data[whole.count / 2] ^= 1
+                case "footer": data.removeLast(10)
+                default: data = Data()
+                }
+                try data.write(to: URL(filePath: path))
+                try await isRefused(cluster, isDamaged)
+                #expect(try Data(contentsOf: URL(filePath: path)) == data)
+            }
+            try whole.write(to: URL(filePath: path))
+            let member = try await cluster.start(1, change: Self.often)
+            _ = try await cluster.leader(of: [member])
+            await member.stop()
+        }
+    }
+
+    @Test func logWithoutTheSnapshotBelowItIsRefused() async throws {
+        try await withCluster(1) { cluster in
+            _ = try await cutLog(cluster)
+            for id in try snapshots(cluster, 1) {
+                try FileManager.default.removeItem(
+                    atPath: "\(cluster.logPath(1))/\(SnapshotFile.name(of: id))")
+            }
+            try await isRefused(cluster) { error in
+                if case .missingSnapshot = error { true } else { false }
+            }
+        }
+    }
+
+    @Test func snapshotNewerThanTheLogFinishesTheJob() async throws {
+        try await withCluster(1) { cluster in
+            var member = try await cluster.start(1, change: Self.often)
+            _ = try await cluster.leader(of: [member])
+            _ = try await member.propose(["old"])
+            try await has(["old"], [member])
+            await member.stop()
+            // Fetched, and then the process ended. Beside it lies one that was not whole.
+            let id = SnapshotID(endOffset: 5_000, epoch: 1)
+            let voters = VoterSet([
+                Voter(
+                    id: 1, directory: cluster.directory(of: 1), host: cluster.endpoint(1).host,
+                    port: cluster.endpoint(1).port)
+            ])
+            var writer = try SnapshotWriter(
+                id, in: cluster.logPath(1), voters: voters, timestamp: 1)
+            try writer.append(Array("new".utf8))
+            try writer.finish()
+            let part = "\(cluster.logPath(1))/00000000000000009000-0000000001.checkpoint.part"
+            try Data([1, 2, 3]).write(to: URL(filePath: part))
+            member = try await cluster.start(1, change: Self.often)
+            _ = try await cluster.leader(of: [member])
+            _ = try await member.propose(["after"])
+            try await has(["new", "after"], [member])
+            #expect(try segments(cluster, 1) == [5_000])
+            #expect(!FileManager.default.fileExists(atPath: part))
+            await member.stop()
+            member = try await cluster.start(1, change: Self.often)
+            try await has(["new", "after"], [member])
+            await member.stop()
+        }
+    }
+
+    @Test func observerReplacesADamagedCopy() async throws {
+        try await withCluster { cluster in
+            var members = try await startAll(cluster, [1, 2, 3, 101])
+            var records: [String] = []
+            try await fill(
+                cluster, try await cluster.leader(of: members), until: members, records: &records)
+            try await has(records, members)
+            let broker = members.removeLast()
+            await broker.stop()
+            let newest = try #require(try snapshots(cluster, 101).max())
+            let path = "\(cluster.logPath(101))/\(SnapshotFile.name(of: newest))"
+            var data = try Data(contentsOf: URL(filePath: path))
+            data[data.count / 2] ^= 1
+            try data.write(to: URL(filePath: path))
+            members.append(try await cluster.start(101, change: Self.often))
+            try await has(records, members)
+            for member in members { await member.stop() }
+        }
+    }
+}
