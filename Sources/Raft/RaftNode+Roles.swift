@@ -12,17 +12,23 @@ extension RaftNode {
         switch role {
         case .resigned(let resigned):
             guard now >= resigned.deadline else { return false }
-            if isVoter { becomeProspective(goingBackTo: nil, now) } else { becomeUnattached(now) }
+            if canCampaign {
+                becomeProspective(goingBackTo: nil, now)
+            } else {
+                becomeUnattached(now)
+            }
         case .unattached(let unattached):
-            guard isVoter, now >= unattached.deadline else { return false }
+            guard canCampaign, now >= unattached.deadline else { return false }
             becomeProspective(goingBackTo: nil, now)
+        case .prospective where !canCampaign, .candidate where !canCampaign:
+            becomeUnattached(now)
         case .prospective(let campaign):
             return passProspectiveDeadline(campaign, now)
         case .candidate(let campaign):
             return passCandidateDeadline(campaign, now)
         case .follower(let follower):
             guard now >= follower.deadline else { return false }
-            if isVoter {
+            if canCampaign {
                 let isGone = follower.health == .resigned
                 becomeProspective(goingBackTo: isGone ? nil : follower.leader, now)
             } else {
@@ -80,18 +86,21 @@ extension RaftNode {
         return false
     }
 
+    /// Our own vote counts if we are a voter of the set in force.
+    private var ownVotes: Int { isVoter ? 1 : 0 }
+
     private func hasMajority(_ campaign: Campaign) -> Bool {
-        guard let voters = voterSet, isVoter else { return false }
+        guard let voters = voterSet else { return false }
         let needed = voters.majority - (breaks(.electByMinority) && voters.count > 1 ? 1 : 0)
-        return 1 + campaign.count(.granted) >= needed
+        return ownVotes + campaign.count(.granted) >= needed
     }
 
     private func canBeWon(_ campaign: Campaign, countingUnreachable: Bool) -> Bool {
-        guard let voters = voterSet, isVoter else { return false }
+        guard let voters = voterSet else { return false }
         let open =
             campaign.count(.missing(isUnreachable: false))
             + (countingUnreachable ? campaign.count(.missing(isUnreachable: true)) : 0)
-        return 1 + campaign.count(.granted) + open >= voters.majority
+        return ownVotes + campaign.count(.granted) + open >= voters.majority
     }
 
     // MARK: - Transitions
@@ -263,7 +272,7 @@ extension RaftNode {
         guard case .follower(var follower) = role, follower.leader == peer,
             follower.health == .alive
         else { return }
-        guard isVoter else {
+        guard canCampaign else {
             // The voters may go on naming the lost leader for a while: ask them at ease.
             becomeUnattached(now)
             if case .unattached(var unattached) = role {

@@ -9,7 +9,7 @@ extension RaftNode {
         case .resigned(let resigned):
             return earliest(resigned.deadline, resigned.notices)
         case .unattached(let unattached):
-            guard isVoter else {
+            guard canCampaign else {
                 return isElectionDurable ? unattached.search.due : .distantFuture
             }
             return unattached.deadline
@@ -57,7 +57,7 @@ extension RaftNode {
             send(.endQuorumEpoch(request), for: &resigned.notices, now)
             role = .resigned(resigned)
         case .unattached(var unattached):
-            guard !isVoter, now >= unattached.search.due else { return }
+            guard !canCampaign, now >= unattached.search.due else { return }
             search(among: otherVoters() + bootstrap, &unattached.search, now)
             role = .unattached(unattached)
         case .prospective(var campaign):

@@ -90,7 +90,7 @@ package struct RaftNode: Sendable {
         if let leader = election.leader, leader != local.id {
             return .follower(follower(of: leader, now))
         }
-        if election.leader == local.id, isVoter {
+        if election.leader == local.id, canCampaign {
             // We led this epoch and may have lost records of it that others have: whatever we
             // append now must carry another epoch.
             return .resigned(
@@ -104,6 +104,17 @@ package struct RaftNode: Sendable {
 
     /// Whether this replica votes and campaigns, as far as it knows.
     package var isVoter: Bool { voterSet?.isVoter(local) ?? false }
+
+    /// Whether this replica may ask for votes: it is a voter; or the last change removed it, and
+    /// may not be committed.
+    ///
+    /// In the second case the others may lack the record, so that their logs don't get this
+    /// replica's vote, which by their set they may need. It leads by the votes of the new set
+    /// alone, until that is committed.
+    package var canCampaign: Bool {
+        guard !isVoter, let last = voters.entries.last else { return isVoter }
+        return last.offset >= highWatermark ?? 0 && voters.previous?.isVoter(local) ?? false
+    }
 
     /// The leader of the current epoch, as far as known and not known to have stepped down.
     package var leader: NodeID? {

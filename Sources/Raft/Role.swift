@@ -15,8 +15,8 @@ package import Essentials
 /// - `leader`: won the epoch. Resigns when asked to, or when a majority stops fetching from it.
 ///
 /// From each of them a message of a higher epoch leads to follower, if it names the leader, or
-/// unattached. A replica that is not a voter is never resigned for long, never prospective or
-/// candidate, and leader only until its own removal is committed.
+/// unattached. A replica that is not a voter is never resigned for long, and prospective, candidate
+/// or leader only until its own removal is committed.
 package enum Role: Hashable, Sendable {
     case resigned(Resigned)
     case unattached(Unattached)

@@ -196,6 +196,23 @@ struct VoterChangeTests {
         }
     }
 
+    /// The other of two voters can't win: it lacks the record, and needs the vote of replica 1.
+    @Test func replicaWhoseRemovalMayBeUncommittedLeadsUntilItIs() throws {
+        var replica = try leader(1, 2)
+        _ = try change(.remove(id: 1, directory: nil), of: &replica)
+        replica.sync()
+        replica.step(.resign)
+        _ = replica.becomeLeader()
+        #expect(replica.node.leader == 1)
+        #expect(replica.node.election.epoch == 2)
+        replica.sync()
+        #expect(replica.node.highWatermark == 1)
+        replica.fetch(by: Replica.key(2), at: 3)
+        #expect(replica.node.highWatermark == 3)
+        #expect(replica.node.leader == nil)
+        #expect(!replica.node.canCampaign)
+    }
+
     @Test func leaderOutsideTheSetNeedsAMajorityOfOthers() throws {
         var replica = try leader(1, 2, 3)
         _ = try change(.remove(id: 1, directory: nil), of: &replica)
