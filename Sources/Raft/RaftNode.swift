@@ -9,6 +9,8 @@ package import Essentials
 /// - Appends and truncations have happened when the driver goes on to the next effect; if one
 ///   fails, the driver drops this value and starts another from what is on disk.
 /// - Whatever is appended is then made durable, without being asked, and reported.
+/// - A snapshot that was fetched is durable and verified before `snapshotInstalled` is reported; from
+///   then on it counts at a restart, whatever the log says.
 /// - `step` is called at `nextDeadline` at the latest, and once to begin with.
 ///
 /// Nothing leaves the replica before the epoch and the vote it follows from are durable. Requests
