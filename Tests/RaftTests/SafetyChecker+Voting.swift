@@ -26,18 +26,29 @@ extension SafetyChecker {
     private mutating func campaigned(
         _ vote: VoteRequest, _ replica: SimulatedReplica, _ durable: ElectionState
     ) {
-        let voters = replica.node?.voters.current
-        if voters?.isVoter(replica.key) != true {
+        // Its process may have died since.
+        let voters = replica.node.map(\.voters.current) ?? replica.disk.votersInForce
+        if voters?.isVoter(replica.key) != true, isRemovalCommitted(replica) {
             fail("R17: \(replica.id), which is no voter, asks for votes in \(vote.epoch)")
         }
         guard !vote.isPreVote else { return }
         voted(replica.key, for: vote.candidate, in: vote.epoch, durable)
         let key = VoteKey(
             voter: replica.key, epoch: LeaderEpoch(vote.epoch.rawValue - 1))
+        // Only if it is a voter its own counts.
         let granted = preVotes[key, default: []].union([replica.key])
         if let voters, granted.count(where: { voters.isVoter($0) }) < voters.majority {
             fail("R12: \(replica.id) campaigns in \(vote.epoch) without pre-votes")
         }
+    }
+
+    /// Whether a replica that its log does not call a voter can know that it was removed for good.
+    ///
+    /// Until then it may be the only one that can lead, as the others lack the record.
+    private func isRemovalCommitted(_ replica: SimulatedReplica) -> Bool {
+        guard let node = replica.node else { return false }
+        let isKnown = node.highWatermark ?? 0 > node.voters.currentOffset ?? 0
+        return isKnown || node.voters.previous?.isVoter(replica.key) != true
     }
 
     /// A vote that was granted, by a response that leaves.

@@ -55,7 +55,9 @@ final class ScenarioRunner {
         case ("quorum", _): makeQuorum(arguments)
         case ("time", _): now = now + duration(arguments.first ?? "")
         case ("timer", let replica?):
-            if let node = replica.node { now = max(now, node.nextDeadline) }
+            if let deadline = replica.node?.nextDeadline, deadline < .distantFuture {
+                now = max(now, deadline)
+            }
             act(replica) { $0.step(.timePassed, now: self.now) }
         case ("deliver", _): deliver(arguments)
         case ("settle", _): settle()
@@ -214,10 +216,16 @@ final class ScenarioRunner {
 
     private func run(for duration: Duration) {
         let end = now + duration
+        var timers = 0
         settle()
         while let replica = nextReplica(), let deadline = replica.node?.nextDeadline,
             deadline <= end
         {
+            timers += 1
+            if timers > maxSteps {
+                output.append("does not come to rest")
+                break
+            }
             now = max(now, deadline)
             act(replica) { $0.step(.timePassed, now: self.now) }
             settle()
@@ -272,9 +280,6 @@ final class ScenarioRunner {
     }
 
     private func arrive(_ packet: Packet) {
-        var packet = packet
-        // A bootstrap server is only an address.
-        if packet.to.rawValue < 0 { packet.to = NodeID(-packet.to.rawValue - 1) }
         guard !cut.contains(packet.from), !cut.contains(packet.to) else {
             say(packet, "lost ")
             return
@@ -329,9 +334,15 @@ final class ScenarioRunner {
     /// Notes what the last step did, and takes what it sent.
     private func report(_ replica: SimulatedReplica) {
         for effect in replica.effectsOfLastStep {
+            if isQuiet, case .refuse = effect { continue }
             if let text = Describe.effect(effect) { output.append("  \(replica.id) \(text)") }
         }
-        packets += replica.takeOutbox()
+        packets += replica.takeOutbox().map { packet in
+            var packet = packet
+            // A bootstrap server is only an address.
+            if packet.to.rawValue < 0 { packet.to = NodeID(-packet.to.rawValue - 1) }
+            return packet
+        }
         for case .broke(let text) in replica.takeEvents() { output.append("  BROKEN: \(text)") }
         if replica.run > 0, !replica.isUp { output.append("  \(replica.id) is down") }
     }

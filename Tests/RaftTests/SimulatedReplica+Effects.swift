@@ -82,10 +82,11 @@ extension SimulatedReplica {
     private func voterContext(at offset: Offset, _ epoch: LeaderEpoch) -> VoterContext {
         let inLog = disk.voterRecords.last
         let snapshot = disk.snapshots.last { $0.voters != nil }
+        let leader = leading ?? leadingBefore
         return VoterContext(
             epoch: epoch, previous: disk.votersInForce,
             previousOffset: inLog.map { Offset(Int64($0.offset)) } ?? snapshot?.id.endOffset,
-            highWatermark: leading?.highWatermark, epochStart: leading?.epochStart ?? offset)
+            highWatermark: leader?.highWatermark, epochStart: leader?.epochStart ?? offset)
     }
 
     // MARK: - Answers from the disk

@@ -40,6 +40,8 @@ final class SimulatedReplica {
     private(set) var answers: [RequestToken: PendingAnswer] = [:]
     private(set) var effectsOfLastStep: [RaftEffect] = []
     private(set) var lastStep = MonotonicTime.zero
+    /// What it was as a leader when the voters were last changed; it may have resigned at once.
+    private(set) var leadingBefore: Leader?
     var snapshotWrites: [SnapshotWrite] = []
     var download: Download?
     /// The state machine: everything below `committed` is applied to `state`.
@@ -167,6 +169,7 @@ final class SimulatedReplica {
         guard var stepping = node else { return nil }
         do throws(VoterChangeError) {
             let effects = try stepping.changeVoters(change, now: now).effects
+            leadingBefore = leading
             stepping.checkInvariants()
             node = stepping
             perform(effects)
@@ -221,17 +224,21 @@ final class SimulatedReplica {
 
     // MARK: - Snapshots
 
-    /// Begins to write what has been applied so far; false if there is nothing new to write.
+    /// Begins to write what the replica thinks is committed; false if there is nothing new to write.
     func beginSnapshot(size: Int64) -> Bool {
-        guard let node, committed > 0, committed > disk.snapshots.last?.id.endOffset ?? 0,
-            !snapshotWrites.contains(where: { !$0.isDownload }),
-            let epoch = disk.epoch(before: Int(committed.rawValue))
+        guard let node, let id = node.nextSnapshot,
+            !snapshotWrites.contains(where: { !$0.isDownload })
         else { return false }
+        // No further than what has been applied, unless the replica is wrong.
+        var state = state
+        for offset in Int(committed.rawValue)..<max(Int(committed.rawValue), Int(id.endOffset.rawValue)) {
+            state = disk.entry(at: offset)?.applied(to: state) ?? state
+        }
         snapshotWrites.append(
             SnapshotWrite(
                 snapshot: SnapshotFile(
-                    id: SnapshotID(endOffset: committed, epoch: epoch), state: state,
-                    voters: node.voters.set(before: committed), size: size, file: nextNumber()),
+                    id: id, state: state, voters: node.voters.set(before: id.endOffset),
+                    size: size, file: nextNumber()),
                 isDownload: false))
         return true
     }
@@ -280,7 +287,10 @@ final class SimulatedReplica {
     }
 
     func append(_ entry: Entry, at offset: Offset) {
-        invariant(Int(offset.rawValue) == disk.endOffset, "append at \(offset)")
+        guard Int(offset.rawValue) == disk.endOffset else {
+            note(.broke("appends at \(offset) to a log that ends at \(disk.endOffset)"))
+            return
+        }
         note(.appended(offset, entry, previousEpoch: offset > 0 ? disk.lastEpoch : nil))
         disk.append(entry)
     }

@@ -5,10 +5,10 @@ import Testing
 
 /// The whole quorum under faults.
 ///
-/// `RAFT_SEEDS=20000` runs more, `RAFT_FIRST_SEED` starts elsewhere;
-/// `RAFT_TRACE=1` with one seed prints what happened, `RAFT_TABLE=1` the seeds that broken rules need.
+/// `RAFT_SEEDS=20000` runs more, `RAFT_FIRST_SEED` starts elsewhere; `RAFT_TRACE=1` with one seed
+/// prints what happened.
 struct SimulationTests {
-    private static let seedCount = environment("RAFT_SEEDS") ?? 200
+    private static let seedCount = environment("RAFT_SEEDS") ?? 240
     private static let firstSeed = environment("RAFT_FIRST_SEED") ?? 1
 
     private static func environment(_ name: String) -> UInt64? {
@@ -25,46 +25,48 @@ struct SimulationTests {
         }
     }
 
-    @Test func sameSeedGivesTheSameTrace() {
-        for seed in Self.firstSeed..<(Self.firstSeed + 3) {
-            let first = Simulator(seed: seed)
-            let second = Simulator(seed: seed)
-            _ = first.run()
-            _ = second.run()
-            #expect(first.trace == second.trace, "seed \(seed)")
-            #expect(first.steps == second.steps, "seed \(seed)")
+    /// Nothing may follow from addresses, hash seeds or the order of a set.
+    @Test func sameSeedGivesTheSameTraceInAnotherProcess() async throws {
+        let other = await #expect(
+            processExitsWith: .success, observing: [\.standardOutputContent]
+        ) {
+            print("traces", SimulationTests.traces())
         }
+        let output = try #require(other?.standardOutputContent)
+        #expect(String(decoding: output, as: UTF8.self).contains("traces \(Self.traces())\n"))
+    }
+
+    private static func traces() -> String {
+        (1...8 as ClosedRange<UInt64>).map { seed in
+            let simulator = Simulator(seed: seed)
+            _ = simulator.run()
+            return "\(seed):\(simulator.trace.value):\(simulator.steps)"
+        }.joined(separator: " ")
     }
 
     /// Faults must not be so heavy that nothing ever happens.
-    @Test func simulationElectsAndCommits() {
+    @Test func simulationGetsEverythingDone() {
         var epochs = 0
         var records = 0
-        for seed in 1...10 as ClosedRange<UInt64> {
+        var loaded = 0
+        var taken = 0
+        var reads = 0
+        var changes = 0
+        for seed in 1...30 as ClosedRange<UInt64> {
             let simulator = Simulator(seed: seed)
             _ = simulator.run()
             epochs += simulator.checker.epochsLed
             records += simulator.checker.committed.count
+            loaded += simulator.checker.snapshotsLoaded
+            taken += simulator.checker.snapshotsTaken
+            reads += simulator.checker.readsConfirmed
+            changes += simulator.checker.votersChanges
         }
-        #expect(epochs >= 20)
-        #expect(records >= 1_000)
+        #expect(epochs >= 60)
+        #expect(records >= 3_000)
+        #expect(loaded >= 30)
+        #expect(taken >= 100)
+        #expect(reads >= 100)
+        #expect(changes >= 60)
     }
-
-    #if DEBUG
-        /// The simulator is only as good as what it finds.
-        @Test(arguments: BrokenRule.allCases) func brokenRuleIsFound(rule: BrokenRule) {
-            // The one rule that takes hundreds of seeds is left to the long mode.
-            if rule == .acceptStaleFetch, Self.environment("RAFT_TABLE") == nil { return }
-            let limit: UInt64 = 600
-            var found: String?
-            let seed = (1...limit).first { seed in
-                found = Simulator(seed: seed, brokenRule: rule).run().first
-                return found != nil
-            }
-            if Self.environment("RAFT_TABLE") != nil {
-                print("\(rule): seed \(seed ?? 0): \(found ?? "-")")
-            }
-            #expect(seed != nil, "\(rule) not found in \(limit) seeds")
-        }
-    #endif
 }

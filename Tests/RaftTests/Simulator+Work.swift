@@ -112,6 +112,7 @@ extension Simulator {
             let voters = leader.node?.voters.current
         else { return }
         let before = checker.committed.count
+        let confirmed = checker.readsConfirmed
         propose()
         let token = leader.newToken()
         checker.began(token, isRead: true, on: leader)
@@ -123,7 +124,6 @@ extension Simulator {
             checker.fail("R24: after healing \(leader.id) refuses an update: \(error)")
         }
         settle(leader.id)
-        let confirmed = checker.readsConfirmed
         wait(seconds: 10) {
             if let text = self.disagreement { return text }
             if self.checker.readsConfirmed <= confirmed { return "the read is not confirmed" }
