@@ -3,6 +3,7 @@ internal import HashTreeCollections
 internal import Metadata
 internal import Protocol
 internal import Quorum
+internal import Raft
 internal import RPC
 
 /// Nodes: who there is, and who is forgotten.
@@ -14,7 +15,7 @@ extension AdminServices {
             var answer = WireDescribeClusterResponse()
             answer.clusterID = clusterID
             answer.activeController = local.rawValue
-            answer.nodes = voters().sorted { $0.id < $1.id }.map { voter in
+            answer.nodes = voters().map { voter in
                 var node = WireClusterNode()
                 node.id = voter.id.rawValue
                 node.role = "controller"
