@@ -116,7 +116,9 @@ enum Describe {
     /// A voter's disk is shown by a letter after its id, unless it is the first: 3, 3b, 3c.
     static func voters(_ voters: VoterSet?) -> String {
         guard let voters else { return "no voters" }
-        return "voters " + voters.voters.map { replica($0.key) }.joined(separator: ",")
+        return "voters "
+            + voters.voters.map { replica($0.key) + ($0.port == 1 ? "" : ":\($0.port)") }
+            .joined(separator: ",")
     }
 
     /// The first disk of every replica of a scenario; the next one has the next number.

@@ -70,6 +70,16 @@ extension SafetyChecker {
         }
     }
 
+    /// A fetch is answered with records only by the leader of the epoch that it was sent in: what it
+    /// says of its sender's log may no longer be so in another.
+    mutating func answered(
+        _ request: FetchRequest, by leader: NodeID, _ response: FetchResponse
+    ) {
+        if case .records = response.outcome, response.epoch != request.epoch {
+            fail("R8: \(leader) serves a fetch of epoch \(request.epoch) in \(response.epoch)")
+        }
+    }
+
     private mutating func voted(
         _ voter: ReplicaKey, for candidate: ReplicaKey, in epoch: LeaderEpoch,
         _ durable: ElectionState

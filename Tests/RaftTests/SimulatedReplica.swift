@@ -126,6 +126,7 @@ final class SimulatedReplica {
         snapshotWrites = []
         download = nil
         effectsUntilCrash = nil
+        effectsOfLastStep = []
     }
 
     /// The machine dies: of what was not synced, `survivors` entries happen to be on disk, and
@@ -231,7 +232,9 @@ final class SimulatedReplica {
         else { return false }
         // No further than what has been applied, unless the replica is wrong.
         var state = state
-        for offset in Int(committed.rawValue)..<max(Int(committed.rawValue), Int(id.endOffset.rawValue)) {
+        for offset in Int(
+            committed.rawValue)..<max(Int(committed.rawValue), Int(id.endOffset.rawValue))
+        {
             state = disk.entry(at: offset)?.applied(to: state) ?? state
         }
         snapshotWrites.append(
@@ -280,6 +283,7 @@ final class SimulatedReplica {
                 let sent = outbox
                 kill()
                 outbox = sent
+                effectsOfLastStep = Array(effects.prefix(index))
                 return
             }
             perform(effect, payload)

@@ -31,8 +31,8 @@ final class Simulator {
         var to: NodeID
     }
 
-    private struct VoteAsked: Hashable {
-        var candidate: NodeID
+    private struct Asked: Hashable {
+        var asking: NodeID
         var run: Int
         var id: RequestID
     }
@@ -57,7 +57,7 @@ final class Simulator {
     var starting: Set<NodeID> = []
     private var flushesUnderWay: Set<NodeID> = []
     private var snapshotWritesUnderWay: Set<NodeID> = []
-    private var voteRequests: [VoteAsked: VoteRequest] = [:]
+    private var requests: [Asked: RaftRequest] = [:]
     var isFaulty = true
     var log: ((String) -> Void)?
 
@@ -242,10 +242,9 @@ final class Simulator {
         }
         note("\(Describe.packet(packet))")
         if case .request(let request, let id) = packet.content {
+            requests[Asked(asking: packet.from, run: packet.run, id: id)] = request
             let epoch = replica.node?.election.epoch
             switch request {
-            case .vote(let vote):
-                voteRequests[VoteAsked(candidate: packet.from, run: packet.run, id: id)] = vote
             case .fetch(let fetch) where fetch.epoch == epoch:
                 checker.fetched(from: replica.id, by: fetch.replica, now: now)
             case .fetchSnapshot(let fetch) where fetch.epoch == epoch:
@@ -264,11 +263,17 @@ final class Simulator {
         for event in replica.takeEvents() { checker.note(event, of: replica) }
         for packet in replica.takeOutbox() {
             checker.left(packet, by: replica)
-            if case .response(.vote(let response), let request, _) = packet.content,
-                let asked = voteRequests[
-                    VoteAsked(candidate: packet.to, run: packet.run, id: request)]
+            if case .response(let response, let id, _) = packet.content,
+                let request = requests[Asked(asking: packet.to, run: packet.run, id: id)]
             {
-                checker.answered(asked, by: replica, response)
+                switch (request, response) {
+                case (.vote(let request), .vote(let response)):
+                    checker.answered(request, by: replica, response)
+                case (.fetch(let request), .fetch(let response)):
+                    checker.answered(request, by: replica.id, response)
+                default:
+                    break
+                }
             }
             transmit(packet)
         }
