@@ -12,7 +12,7 @@ extension SafetyChecker {
         _ replica: SimulatedReplica, all: [SimulatedReplica], now: MonotonicTime
     ) {
         guard let node = replica.node else { return }
-        if let reason = node.halted { fail("\(replica.id) halted: \(reason)") }
+        if let reason = node.halted { fail("halt: \(replica.id) gives up: \(reason)") }
         if let leader = node.leader {
             if let other = leaders[node.election.epoch], other != leader {
                 fail("R1: epoch \(node.election.epoch) is led by \(other) and \(leader)")
@@ -29,10 +29,11 @@ extension SafetyChecker {
     /// What the replica believes of its log is what its disk holds.
     private mutating func checkDiskAgrees(_ replica: SimulatedReplica, _ node: RaftNode) {
         let disk = replica.disk
+        let epochBefore = disk.epoch(before: replica.logStart)
         if node.log.endOffset != Offset(Int64(disk.endOffset))
-            || node.log.startOffset != Offset(Int64(disk.startOffset))
-            || node.log.lastEpoch != disk.lastEpoch
-            || node.log.epochBeforeStart != disk.epochBeforeStart
+            || node.log.startOffset != Offset(Int64(replica.logStart))
+            || node.log.endOffset > node.log.startOffset && node.log.lastEpoch != disk.lastEpoch
+            || replica.knowsEpochBeforeStart && node.log.epochBeforeStart != epochBefore
         {
             fail("R21: \(replica.id) takes its log for \(node.log), it ends at \(disk.endOffset)")
         }
@@ -42,10 +43,10 @@ extension SafetyChecker {
         if replica.config.isDurable, node.log.durableEnd > Offset(Int64(disk.durableEnd)) {
             fail("R9: \(replica.id) takes \(node.log.durableEnd) for durable")
         }
-        if disk.startOffset > 0,
-            disk.snapshots.last?.id.endOffset ?? 0 < Offset(Int64(disk.startOffset))
+        if replica.logStart > 0,
+            disk.snapshots.last?.id.endOffset ?? 0 < Offset(Int64(replica.logStart))
         {
-            fail("R21: \(replica.id) has neither snapshot nor log of \(disk.startOffset)")
+            fail("R21: \(replica.id) has neither snapshot nor log of \(replica.logStart)")
         }
     }
 

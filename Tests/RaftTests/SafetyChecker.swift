@@ -5,6 +5,11 @@ import Raft
 struct SafetyChecker {
     private(set) var violations: [String] = []
     let config: RaftConfig
+    /// Overlooks how something comes about, and sees only what must never come of it.
+    var judgesHarmOnly = false
+    private static let harm = [
+        "R1:", "R5:", "R6:", "R7:", "R10:", "R20:", "R22:", "read:", "halt:",
+    ]
     /// The records known to be committed, in order, and what they make of the state.
     var committed: [Entry] = []
     var states: [UInt64] = [Entry.initialState]
@@ -72,6 +77,7 @@ struct SafetyChecker {
     }
 
     mutating func fail(_ text: String) {
+        guard !judgesHarmOnly || Self.harm.contains(where: { text.hasPrefix($0) }) else { return }
         violations.append(text)
     }
 
@@ -220,7 +226,7 @@ struct SafetyChecker {
         readsConfirmed += 1
         guard let needed = reads[call] else { return }
         if answer < Offset(Int64(needed)) {
-            fail("a read on \(call.run.replica.id) sees \(answer), before it were \(needed)")
+            fail("read: one on \(call.run.replica.id) sees \(answer), before it were \(needed)")
         }
     }
 

@@ -370,9 +370,13 @@ final class ScenarioRunner {
     }
 
     private func describeLog(_ id: NodeID) {
-        guard let disk = replicas[id]?.disk else { return }
-        let start = disk.startOffset > 0 ? "\(disk.startOffset)@\(disk.epochBeforeStart)..." : ""
-        let epochs = disk.entries.map { "\($0.epoch)" + ($0.voters == nil ? "" : "v") }
+        guard let replica = replicas[id] else { return }
+        let disk = replica.disk
+        let first = max(disk.startOffset, replica.logStart)
+        let epoch = disk.epoch(before: first) ?? disk.epochBeforeStart
+        let start = first > 0 ? "\(first)@\(epoch)..." : ""
+        let epochs = disk.entries.dropFirst(first - disk.startOffset)
+            .map { "\($0.epoch)" + ($0.voters == nil ? "" : "v") }
         output.append("\(id): " + ([start].filter { !$0.isEmpty } + epochs).joined(separator: " "))
     }
 

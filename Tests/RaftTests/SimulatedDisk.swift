@@ -40,6 +40,7 @@ struct SimulatedDisk {
     var election: ElectionState?
     /// Whole and durable, oldest first.
     private(set) var snapshots: [SnapshotFile] = []
+    /// Where the log's files start; it may count as starting later, until the next restart.
     private(set) var startOffset = 0
     private(set) var epochBeforeStart = LeaderEpoch.none
     private(set) var entries: [Entry] = []
@@ -98,15 +99,26 @@ struct SimulatedDisk {
         durableEnd = startOffset
     }
 
-    /// Removes the records before `offset` that a driver which deletes whole segments would.
+    /// Removes records below the snapshot's end as a driver does that deletes whole segments.
     mutating func removePrefix(to id: SnapshotID) {
-        let offset = Int(id.endOffset.rawValue)
-        guard offset > startOffset, offset <= endOffset else { return }
-        entries.removeFirst(offset - startOffset)
-        voterRecords.removeAll { $0.offset < offset }
-        startOffset = offset
-        epochBeforeStart = id.epoch
         snapshots.removeAll { $0.id < id }
+        let end = min(Int(id.endOffset.rawValue), endOffset)
+        guard end > startOffset else { return }
+        // Some batches happen to begin a segment.
+        let segment = (startOffset + 1..<end + 1).last { offset in
+            guard let entry = entry(at: offset) else { return true }
+            return entry.batchBase == Offset(Int64(offset)) && entry.payload % 3 == 0
+        }
+        guard let segment, let epoch = epoch(before: segment) else { return }
+        entries.removeFirst(segment - startOffset)
+        voterRecords.removeAll { $0.offset < segment }
+        startOffset = segment
+        epochBeforeStart = epoch
+    }
+
+    /// Whether a process that starts can tell the epoch before the log's start.
+    var knowsEpochBeforeStart: Bool {
+        startOffset == 0 || snapshots.contains { $0.id.endOffset == Offset(Int64(startOffset)) }
     }
 
     mutating func add(_ snapshot: SnapshotFile) {
@@ -139,7 +151,8 @@ struct SimulatedDisk {
                 EpochStart(epoch: entry.epoch, startOffset: Offset(Int64(startOffset + index))))
         }
         return LogState(
-            startOffset: Offset(Int64(startOffset)), epochBeforeStart: epochBeforeStart,
+            startOffset: Offset(Int64(startOffset)),
+            epochBeforeStart: knowsEpochBeforeStart ? epochBeforeStart : .none,
             endOffset: Offset(Int64(endOffset)), epochs: epochs)
     }
 

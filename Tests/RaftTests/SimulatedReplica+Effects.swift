@@ -67,9 +67,11 @@ extension SimulatedReplica {
             note(.truncated(wasLeading: leading != nil))
             note(.movedStart(id))
             disk.reset(to: id)
+            (logStart, knowsEpochBeforeStart) = (disk.startOffset, true)
         case .advanceLogStart(let id):
             note(.movedStart(id))
             disk.removePrefix(to: id)
+            (logStart, knowsEpochBeforeStart) = (Int(id.endOffset.rawValue), true)
         case .loadSnapshot(let id):
             load(id)
         case .advanceHighWatermark(let offset):
@@ -96,7 +98,15 @@ extension SimulatedReplica {
         var spans: [BatchSpan] = []
         var entries: [Entry] = []
         var offset = Int(answer.from.rawValue)
-        guard offset >= disk.startOffset else {
+        guard !readFails() else {
+            self.answer(
+                token,
+                .fetch(
+                    FetchResponse(
+                        epoch: answer.epoch, leader: answer.leader, outcome: .unavailable)), .none)
+            return
+        }
+        guard offset >= logStart else {
             note(.broke("R21: is to answer from \(offset), which is below the log's start"))
             return
         }
@@ -129,7 +139,9 @@ extension SimulatedReplica {
         guard let node else { return }
         let outcome: FetchSnapshotResponse.Outcome
         var payload = Packet.Payload.none
-        if let snapshot = disk.snapshot(id) {
+        if readFails() {
+            outcome = .unavailable
+        } else if let snapshot = disk.snapshot(id) {
             if position >= snapshot.size {
                 outcome = .positionOutOfRange
             } else {

@@ -50,6 +50,11 @@ final class SimulatedReplica {
     private var lastToken: UInt64 = 0
     /// Where the voters that the disk was formatted with are taken to be written already, if so.
     var bootstrapOffset: Offset?
+    /// Where the log counts as starting, and whether the epoch before that is known.
+    var logStart = 0
+    var knowsEpochBeforeStart = true
+    /// Whether the disk can't be read just now.
+    var readFails: () -> Bool = { false }
     /// Batches a fetch answer holds at most.
     var maxBatchesPerFetch = 8
     /// Bytes a piece of a snapshot holds at most.
@@ -98,6 +103,8 @@ final class SimulatedReplica {
             events.append(.broke("a log that can't be"))
             return
         }
+        logStart = disk.startOffset
+        knowsEpochBeforeStart = disk.knowsEpochBeforeStart
         node = RaftNode(
             local: key, voters: voterHistory(), bootstrap: bootstrap, config: config,
             election: disk.election ?? .initial, log: log, snapshot: disk.snapshots.last?.id,

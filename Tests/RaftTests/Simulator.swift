@@ -92,6 +92,9 @@ final class Simulator {
                 lastNumber += 1
                 return lastNumber
             }
+            replicas[id]?.readFails = { [unowned self] in
+                isFaulty && plan.badFileRate > 0 && chance(plan.badFileRate)
+            }
         }
     }
 
