@@ -45,8 +45,13 @@ package struct SnapshotWriter {
         } catch {
             throw .storage(.io(error))
         }
-        try write(ControlRecord.snapshotHeader(lastContainedTimestamp: timestamp))
-        if let voters { try write(ControlRecord.voters(voters)) }
+        do throws(QuorumError) {
+            try write(ControlRecord.snapshotHeader(lastContainedTimestamp: timestamp))
+            if let voters { try write(ControlRecord.voters(voters)) }
+        } catch {
+            abandon()
+            throw error
+        }
     }
 
     /// Adds a record; they are read back in this order.
