@@ -26,9 +26,11 @@ final class TestControllers: Sendable {
     private let clients: [NodeID: RPCClient]
 
     private let sessionTimeout: Duration
+    private let metadataLevel: Int32
     private let directoryIDs: [NodeID: DirectoryID]
 
-    private init(count: Int, sessionTimeout: Duration) async throws {
+    private init(count: Int, sessionTimeout: Duration, metadataLevel: Int32) async throws {
+        self.metadataLevel = metadataLevel
         self.sessionTimeout = sessionTimeout
         directory = NSTemporaryDirectory() + "millrace-controllers-\(UUID())"
         let ports = try await Self.freePorts(count)
@@ -51,9 +53,11 @@ final class TestControllers: Sendable {
     /// Starts `count` controllers, runs `body`, and stops those that still run.
     static func run(
         _ count: Int, sessionTimeout: Duration = .seconds(2),
+        metadataLevel: Int32 = MetadataFeatures.supported.upperBound,
         _ body: (TestControllers) async throws -> Void
     ) async throws {
-        let cluster = try await TestControllers(count: count, sessionTimeout: sessionTimeout)
+        let cluster = try await TestControllers(
+            count: count, sessionTimeout: sessionTimeout, metadataLevel: metadataLevel)
         let result: Result<Void, any Error>
         do {
             for voter in cluster.voters { try await cluster.start(voter.id) }
@@ -90,7 +94,7 @@ final class TestControllers: Sendable {
                 })
             let level = MetadataRecord.featureLevel(
                 name: MetadataFeatures.metadataVersion,
-                level: MetadataFeatures.supported.upperBound)
+                level: metadataLevel)
             try BootstrapSnapshot.write(
                 to: configuration.metadataLogDirectory, voters: set, records: [level.encoded()])
             try MetaProperties(
