@@ -9,6 +9,7 @@ extension ActiveController {
     func votersChanged(_ voters: [Voter]) {
         // No broker may take a controller's id.
         options.controllers = Set(voters.map(\.id))
+        leadership?.state.options.controllers = options.controllers
     }
 
     func snapshot() -> QuorumSnapshotSource? {
@@ -64,10 +65,11 @@ extension QuorumNode {
         let ids = Set(voters.map(\.id))
         for (replica, levels) in observerLevels where !ids.contains(replica.id) {
             // Of several disks under one id, the one that understands least.
-            heard.observers[replica.id] = heard.observers[replica.id].map { known in
-                let lowest = max(known.lowerBound, levels.lowerBound)
-                return lowest...max(lowest, min(known.upperBound, levels.upperBound))
-            } ?? levels
+            heard.observers[replica.id] =
+                heard.observers[replica.id].map { known in
+                    let lowest = max(known.lowerBound, levels.lowerBound)
+                    return lowest...max(lowest, min(known.upperBound, levels.upperBound))
+                } ?? levels
         }
         return heard
     }

@@ -58,7 +58,7 @@ final class ActiveController: QuorumListener, @unchecked Sendable {
 
     let eventLoop: any EventLoop
     private let local: NodeID
-    /// As of the next leadership.
+    /// What changes of them while this node leads is told to its leadership, too.
     var options: ControllerOptions
     let logger: Logger
     let log: () -> (any ProposalLog)?

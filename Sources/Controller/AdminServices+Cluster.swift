@@ -15,7 +15,7 @@ extension AdminServices {
             var answer = WireDescribeClusterResponse()
             answer.clusterID = clusterID
             answer.activeController = local.rawValue
-            answer.nodes = voters().map { voter in
+            answer.nodes = quorum.voters.map { voter in
                 var node = WireClusterNode()
                 node.id = voter.id.rawValue
                 node.role = "controller"

@@ -12,7 +12,7 @@ extension AdminServices {
             // Who supports what is known by ear, to the active controller only.
             guard let state = controller.leadership?.state else { throw controller.notController() }
             var answer = WireDescribeFeaturesResponse()
-            answer.features = state.describeFeatures(heard: heardLevels()).map { feature in
+            answer.features = state.describeFeatures(heard: quorum.heardLevels).map { feature in
                 var feature = feature
                 feature.finalizedLevel = image.features[feature.name]
                 return WireFeatureDescription(feature)
@@ -29,7 +29,7 @@ extension AdminServices {
         let updates = wire.updates.map {
             FeatureUpdate(name: $0.name, level: $0.hasLevel ? $0.level : nil)
         }
-        let heard = heardLevels()
+        let heard = quorum.heardLevels
         controller.submit { state, _ throws(ControllerError) in
             let result = try state.updateFeatures(updates, heard: heard)
             return wire.validateOnly ? state.checkOnly(result) : result

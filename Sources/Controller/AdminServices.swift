@@ -5,7 +5,6 @@ internal import NIOCore
 internal import Protocol
 internal import Quorum
 internal import RPC
-internal import Raft
 internal import SwiftProtobuf
 
 /// `millrace.v1.Admin` and `millrace.v1.Quorum`, on every controller: a standby passes them on.
@@ -15,26 +14,18 @@ final class AdminServices: @unchecked Sendable {
     let clusterID: String
     let local: NodeID
     let controller: ActiveController
-    /// The controllers that vote, at present.
-    let voters: () -> [Voter]
-    let describeQuorum: () -> WireDescribeQuorumResponse
-    /// Which levels of the metadata records the nodes said they support.
-    let heardLevels: () -> HeardLevels
+    let quorum: any QuorumControl
     private let forwarder: ActiveControllerForwarder
 
     init(
         clusterID: String, local: NodeID, controller: ActiveController,
-        forwarder: ActiveControllerForwarder, voters: @escaping () -> [Voter],
-        describeQuorum: @escaping () -> WireDescribeQuorumResponse,
-        heardLevels: @escaping () -> HeardLevels
+        forwarder: ActiveControllerForwarder, quorum: any QuorumControl
     ) {
         self.clusterID = clusterID
         self.local = local
         self.controller = controller
         self.forwarder = forwarder
-        self.voters = voters
-        self.describeQuorum = describeQuorum
-        self.heardLevels = heardLevels
+        self.quorum = quorum
     }
 
     func register(in router: inout Router) {

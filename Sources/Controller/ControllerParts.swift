@@ -66,9 +66,7 @@ final class ControllerParts: @unchecked Sendable {
         brokerServices = BrokerServices(controller: controller, watch: watch, logger: logger)
         adminServices = AdminServices(
             clusterID: properties.clusterID, local: local, controller: controller,
-            forwarder: forwarder, voters: { [quorum] in quorum.voters },
-            describeQuorum: { [quorum] in quorum.describe() },
-            heardLevels: { [quorum] in quorum.heardLevels })
+            forwarder: forwarder, quorum: quorum)
         controller.onLeaderChange = { [weak forwarder] in
             forwarder?.leaderChanged(isHere: link.quorum?.leader == local)
         }

@@ -21,7 +21,7 @@ package struct ControllerState: Sendable {
         var featureLevels: ClosedRange<Int32>?
     }
 
-    package let options: ControllerOptions
+    package var options: ControllerOptions
     /// The committed image plus everything proposed since.
     package private(set) var image: MetadataImage
     var sessions: [NodeID: Session] = [:]

@@ -124,7 +124,7 @@ import Testing
 
     @Test("Feature levels are described and raised, and what they bring is refused before")
     func features() async throws {
-        try await TestControllers.run(1, metadataLevel: 1) { cluster in
+        try await TestControllers.run(1, level: 1) { cluster in
             let broker = try await TestBroker(1, in: cluster)
             #expect(await code { _ = try await broker.producerIDs() } == .unsupportedVersion)
             let before: WireDescribeFeaturesResponse = try await cluster.admin(

@@ -19,30 +19,37 @@ import Testing
 final class TestControllers: Sendable {
     static let clusterID = "test-cluster"
 
+    /// The first voters.
     let voters: [NodeConfiguration.Voter]
+    /// Controllers that join later, once they are started.
+    let joining: [NodeConfiguration.Voter]
     private let directory: String
     private let nodes = Mutex<[NodeID: ControllerNode]>([:])
     private let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
     private let clients: [NodeID: RPCClient]
 
     private let sessionTimeout: Duration
-    private let metadataLevel: Int32
-    private let directoryIDs: [NodeID: DirectoryID]
+    private let level: Int32
+    let directoryIDs: [NodeID: DirectoryID]
 
-    private init(count: Int, sessionTimeout: Duration, metadataLevel: Int32) async throws {
-        self.metadataLevel = metadataLevel
+    private init(
+        count: Int, joining: Int, level: Int32, sessionTimeout: Duration
+    ) async throws {
         self.sessionTimeout = sessionTimeout
+        self.level = level
         directory = NSTemporaryDirectory() + "millrace-controllers-\(UUID())"
-        let ports = try await Self.freePorts(count)
-        voters = ports.enumerated().map { index, port in
+        let ports = try await Self.freePorts(count + joining)
+        let all = ports.enumerated().map { index, port in
             NodeConfiguration.Voter(
                 id: NodeID(Int32(101 + index)),
                 endpoint: Endpoint(host: "127.0.0.1", port: port))
         }
+        voters = Array(all.prefix(count))
+        self.joining = Array(all.dropFirst(count))
         directoryIDs = Dictionary(
-            uniqueKeysWithValues: voters.map { ($0.id, DirectoryID.random()) })
+            uniqueKeysWithValues: all.map { ($0.id, DirectoryID.random()) })
         var clients: [NodeID: RPCClient] = [:]
-        for voter in voters {
+        for voter in all {
             clients[voter.id] = RPCClient(
                 host: voter.endpoint.host, port: voter.endpoint.port,
                 eventLoop: MultiThreadedEventLoopGroup.singleton.next(), logger: logger)
@@ -52,12 +59,11 @@ final class TestControllers: Sendable {
 
     /// Starts `count` controllers, runs `body`, and stops those that still run.
     static func run(
-        _ count: Int, sessionTimeout: Duration = .seconds(2),
-        metadataLevel: Int32 = MetadataFeatures.supported.upperBound,
-        _ body: (TestControllers) async throws -> Void
+        _ count: Int, joining: Int = 0, level: Int32 = MetadataFeatures.supported.upperBound,
+        sessionTimeout: Duration = .seconds(2), _ body: (TestControllers) async throws -> Void
     ) async throws {
         let cluster = try await TestControllers(
-            count: count, sessionTimeout: sessionTimeout, metadataLevel: metadataLevel)
+            count: count, joining: joining, level: level, sessionTimeout: sessionTimeout)
         let result: Result<Void, any Error>
         do {
             for voter in cluster.voters { try await cluster.start(voter.id) }
@@ -66,7 +72,7 @@ final class TestControllers: Sendable {
         } catch {
             result = .failure(error)
         }
-        for voter in cluster.voters { await cluster.stop(voter.id) }
+        for node in cluster.voters + cluster.joining { await cluster.stop(node.id) }
         for client in cluster.clients.values { client.close() }
         try? FileManager.default.removeItem(atPath: cluster.directory)
         try result.get()
@@ -74,7 +80,7 @@ final class TestControllers: Sendable {
 
     /// Starts a controller on what its directory holds.
     func start(_ id: NodeID) async throws {
-        guard let voter = voters.first(where: { $0.id == id }) else { return }
+        guard let voter = (voters + joining).first(where: { $0.id == id }) else { return }
         var configuration = NodeConfiguration(nodeID: id, role: .controller, voters: voters)
         configuration.bootstrapServers = voters.map(\.endpoint)
         configuration.listener = voter.endpoint
@@ -93,10 +99,12 @@ final class TestControllers: Sendable {
                         port: $0.endpoint.port)
                 })
             let level = MetadataRecord.featureLevel(
-                name: MetadataFeatures.metadataVersion,
-                level: metadataLevel)
-            try BootstrapSnapshot.write(
-                to: configuration.metadataLogDirectory, voters: set, records: [level.encoded()])
+                name: MetadataFeatures.metadataVersion, level: level)
+            if voters.contains(voter) {
+                try BootstrapSnapshot.write(
+                    to: configuration.metadataLogDirectory, voters: set,
+                    records: [level.encoded()])
+            }
             try MetaProperties(
                 clusterID: Self.clusterID, nodeID: id, directoryID: directoryIDs[id] ?? .random()
             ).write(to: configuration.metadataLogDirectory)
@@ -115,9 +123,10 @@ final class TestControllers: Sendable {
 
     /// Any controller takes it.
     func admin<A: Message>(
-        _ method: String, _ request: some Message, at id: NodeID, returning: A.Type = A.self
+        _ method: String, _ request: some Message, at id: NodeID, returning: A.Type = A.self,
+        timeout: Duration = .seconds(20)
     ) async throws -> A {
-        try await client(id).call("/millrace.v1." + method, request, timeout: .seconds(20))
+        try await client(id).call("/millrace.v1." + method, request, timeout: timeout)
     }
 
     /// The controller that is active, once there is one; asks `id` or the first that runs.
@@ -163,8 +172,8 @@ final class TestBroker: Sendable {
         request.host = "127.0.0.1"
         request.port = Int32(server.port)
         request.previousBrokerEpoch = -1
-        request.minFeatureLevel = 1
-        request.maxFeatureLevel = 2
+        request.minFeatureLevel = MetadataFeatures.supported.lowerBound
+        request.maxFeatureLevel = MetadataFeatures.supported.upperBound
         let voter = try #require(cluster.voters.first)
         let active = try await cluster.active(asking: voter.id)
         let endpoint = try #require(cluster.voters.first { $0.id == active }).endpoint
