@@ -1,5 +1,3 @@
-package import Essentials
-
 /// A host and a TCP port.
 package struct Endpoint: Hashable, Sendable, CustomStringConvertible {
     /// A name or an address, IPv6 without brackets; empty stands for every interface.
@@ -48,27 +46,6 @@ extension NodeConfiguration {
     package enum Role: String, Hashable, Sendable, CaseIterable {
         case broker
         case controller
-    }
-
-    /// One controller of the metadata quorum, written `id@host:port`.
-    package struct Voter: Hashable, Sendable, CustomStringConvertible {
-        package var id: NodeID
-        package var endpoint: Endpoint
-
-        package init(id: NodeID, endpoint: Endpoint) {
-            self.id = id
-            self.endpoint = endpoint
-        }
-
-        package init?(_ text: String) {
-            let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
-            guard parts.count == 2, let id = Int32(parts[0]), id >= 0,
-                let endpoint = Endpoint(String(parts[1])), endpoint.isReachable
-            else { return nil }
-            self.init(id: NodeID(id), endpoint: endpoint)
-        }
-
-        package var description: String { "\(id)@\(endpoint)" }
     }
 
     /// When an append is made durable.

@@ -16,7 +16,7 @@ extension NodeConfiguration {
             "What this process is. One process has one role."),
         .text(
             "listeners", \.listener, form: "one address such as PLAINTEXT://0.0.0.0:9092",
-            default: "PLAINTEXT://:9092, or a controller's own port in controller.quorum.voters",
+            default: "PLAINTEXT://:9092 for a broker, required for a controller",
             parse: { parseListener($0) }, show: { "PLAINTEXT://\($0)" },
             "The address to listen on; no host means every interface."),
         .text(
@@ -45,20 +45,9 @@ extension NodeConfiguration {
 
     private static let quorumKeys: [ConfigurationKey] = [
         .text(
-            "controller.quorum.voters", \.voters,
-            form: "id@host:port of every controller, separated by commas", default: "required",
-            parse: { text in
-                let parts = text.split(separator: ",", omittingEmptySubsequences: false)
-                let voters = parts.compactMap { Voter($0.trimmingBlanks) }
-                return voters.count == parts.count ? voters : nil
-            },
-            show: { $0.map(\.description).joined(separator: ",") },
-            "The controllers that form the metadata quorum, the same on every node."),
-        .text(
             "controller.quorum.bootstrap.servers", \.bootstrapServers,
-            form: "host:port of some controllers, separated by commas", default: "none",
+            form: "host:port of some controllers, separated by commas", default: "required",
             parse: { text in
-                if text.isEmpty { return [] }
                 let parts = text.split(separator: ",", omittingEmptySubsequences: false)
                 let servers = parts.compactMap { part in
                     Endpoint(part.trimmingBlanks).flatMap { $0.isReachable ? $0 : nil }

@@ -10,18 +10,9 @@ extension NodeConfiguration {
     /// Fills in the defaults that follow from other settings.
     mutating func deriveDefaults() {
         let isSet = { [origins] (key: String) in origins[key] != nil }
-        if !isSet("listeners"), role == .controller,
-            let voter = voters.first(where: { $0.id == nodeID })
-        {
-            listener.port = voter.endpoint.port
-        }
         if !isSet("advertised.listeners") {
             advertisedListener = listener
-            if role == .controller, let voter = voters.first(where: { $0.id == nodeID }) {
-                advertisedListener = voter.endpoint
-            } else if listener.isWildcard {
-                advertisedListener.host = hostName()
-            }
+            if listener.isWildcard { advertisedListener.host = hostName() }
         }
         if !isSet("metadata.log.dir"), let first = logDirectories.first {
             metadataLogDirectory = first
@@ -45,10 +36,15 @@ extension NodeConfiguration {
             throw .missingKey(
                 "node.id", fix: "set node.id to a number that no other node of the cluster has")
         }
-        if origins["controller.quorum.voters"] == nil {
+        if origins["controller.quorum.bootstrap.servers"] == nil {
             throw .missingKey(
-                "controller.quorum.voters",
-                fix: "list every controller: controller.quorum.voters=1@host:9093,2@host:9093")
+                "controller.quorum.bootstrap.servers",
+                fix: "list some controllers: controller.quorum.bootstrap.servers=c1:9093,c2:9093")
+        }
+        if role == .controller, origins["listeners"] == nil {
+            throw .missingKey(
+                "listeners",
+                fix: "set listeners=PLAINTEXT://:9093, or another port, for a controller")
         }
         var seen: Set<String> = []
         for directory in logDirectories where !seen.insert(directory).inserted {
@@ -59,40 +55,12 @@ extension NodeConfiguration {
     }
 
     private func validateQuorum() throws(ConfigurationError) {
-        let origin = origin(of: "controller.quorum.voters")
-        var ids: Set<NodeID> = []
-        var endpoints: Set<Endpoint> = []
-        for voter in voters {
-            if !ids.insert(voter.id).inserted {
-                throw .contradiction(
-                    at: origin, problem: "controller.quorum.voters lists node \(voter.id) twice",
-                    fix: "give every controller an id of its own")
-            }
-            if !endpoints.insert(voter.endpoint).inserted {
-                throw .contradiction(
-                    at: origin, problem: "controller.quorum.voters lists \(voter.endpoint) twice",
-                    fix: "give every controller an address of its own")
-            }
-        }
         var servers: Set<Endpoint> = []
         for server in bootstrapServers where !servers.insert(server).inserted {
             throw .contradiction(
-                at: self.origin(of: "controller.quorum.bootstrap.servers"),
+                at: origin(of: "controller.quorum.bootstrap.servers"),
                 problem: "controller.quorum.bootstrap.servers lists \(server) twice",
                 fix: "list every controller once")
-        }
-        switch role {
-        case .controller where !ids.contains(nodeID):
-            throw .contradiction(
-                at: self.origin(of: "node.id"),
-                problem: "controller \(nodeID) is not in controller.quorum.voters",
-                fix: "add \(nodeID)@host:port there, or change node.id")
-        case .broker where ids.contains(nodeID):
-            throw .contradiction(
-                at: self.origin(of: "node.id"),
-                problem: "node.id \(nodeID) of this broker belongs to a controller",
-                fix: "pick an id that is not in controller.quorum.voters")
-        case .controller, .broker: break
         }
     }
 
@@ -103,14 +71,13 @@ extension NodeConfiguration {
                 problem: "advertised.listeners names no host that others can connect to",
                 fix: "set advertised.listeners=PLAINTEXT://this-host:\(listener.port)")
         }
-        if role == .controller, let voter = voters.first(where: { $0.id == nodeID }),
-            voter.endpoint.port != listener.port
-        {
+        if role == .controller, advertisedListener.port == 0 {
             throw .contradiction(
-                at: origin(of: "listeners"),
-                problem: "controller \(nodeID) would listen on port \(listener.port), but "
-                    + "controller.quorum.voters sends its peers to \(voter.endpoint)",
-                fix: "make the two ports the same")
+                at: origin(
+                    of: origins["advertised.listeners"] == nil
+                        ? "listeners" : "advertised.listeners"),
+                problem: "port 0 leaves open where others reach controller \(nodeID)",
+                fix: "choose a port, such as 9093")
         }
     }
 

@@ -18,8 +18,6 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var logDirectories = ["/var/lib/millrace"]
     /// `metadata.log.dir`: where the metadata log lives; the first of `logDirectories` by default.
     package var metadataLogDirectory = "/var/lib/millrace"
-    /// `controller.quorum.voters`, in the order given.
-    package var voters: [Voter]
     /// `controller.quorum.bootstrap.servers`: any controllers, through which the others are found.
     package var bootstrapServers: [Endpoint] = []
     // `broker.rack`
@@ -79,12 +77,9 @@ package struct NodeConfiguration: Hashable, Sendable {
     package private(set) var origins: [String: ConfigurationOrigin] = [:]
 
     /// The defaults, with what has none: for tests and for tools; not validated.
-    package init(
-        nodeID: NodeID = NodeID(-1), role: Role = .broker, voters: [Voter] = []
-    ) {
+    package init(nodeID: NodeID = NodeID(-1), role: Role = .broker) {
         self.nodeID = nodeID
         self.role = role
-        self.voters = voters
     }
 }
 

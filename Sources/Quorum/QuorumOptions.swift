@@ -42,14 +42,10 @@ package struct QuorumOptions: Sendable {
     /// - Parameter properties: those of the metadata log's directory.
     package init(_ configuration: NodeConfiguration, properties: MetaProperties) {
         let advertised = configuration.advertisedListener
-        // Until every node has a list of its own, the voters it was configured with find the others.
-        let servers =
-            configuration.bootstrapServers.isEmpty
-            ? configuration.voters.map(\.endpoint) : configuration.bootstrapServers
         self.init(
             clusterID: properties.clusterID, local: configuration.nodeID,
             directory: properties.directoryID, isController: configuration.role == .controller,
-            bootstrapServers: servers,
+            bootstrapServers: configuration.bootstrapServers,
             listener: configuration.role == .controller && advertised.port > 0 ? advertised : nil,
             directoryPath: configuration.metadataLogDirectory)
         electionTimeout = configuration.quorumElectionTimeout

@@ -27,32 +27,36 @@ struct RootCommand: AsyncParsableCommand {
 @main
 enum Main {
     static func main() async {
+        var isParsed = false
         do {
             var command = try RootCommand.parseAsRoot()
+            isParsed = true
             if var asynchronous = command as? any AsyncParsableCommand {
                 try await asynchronous.run()
             } else {
                 try command.run()
             }
         } catch {
-            exit(report(error))
+            exit(report(error, isParsed: isParsed))
         }
     }
 
     /// Prints what went wrong, or the help that was asked for; the exit code.
-    private static func report(_ error: any Error) -> Int32 {
+    ///
+    /// - Parameter isParsed: whether the command had begun, so that its usage is not known here.
+    private static func report(_ error: any Error, isParsed: Bool) -> Int32 {
         let code = RootCommand.exitCode(for: error)
         if code == .success {
             print(RootCommand.fullMessage(for: error))
             return 0
         }
-        if code == .validationFailure {
+        if code == .validationFailure, !isParsed {
             printError(RootCommand.fullMessage(for: error))
             return 2
         }
         let message = RootCommand.message(for: error)
         if !(error is ExitCode), !message.isEmpty { printError("millrace: \(message)") }
-        return code.rawValue
+        return code == .validationFailure ? 2 : code.rawValue
     }
 }
 

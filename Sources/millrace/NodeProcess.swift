@@ -93,7 +93,10 @@ struct NodeProcess {
                 throw CommandFailure(
                     "\(directory) is not formatted; run 'millrace storage format"
                         + options.asTyped + (isImplied ? " --set \(role)" : "")
-                        + " --cluster-id ID' first, with the id of the cluster")
+                        + (configuration.role == .controller ? " --no-initial-controllers" : "")
+                        + " --cluster-id ID' first, with the id of the cluster"
+                        + (configuration.role == .controller
+                            ? " (or with --standalone, if this controller begins a new one)" : ""))
             }
         }
     }

@@ -97,7 +97,8 @@ extension ClusterTests {
             defer { try? FileManager.default.removeItem(at: directory) }
             let data = directory.appendingPathComponent("data").path
             let settings = [
-                "--set", "node.id=1", "--set", "controller.quorum.voters=9@127.0.0.1:1", "--set",
+                "--set", "node.id=1", "--set", "controller.quorum.bootstrap.servers=127.0.0.1:1",
+                "--set",
                 "log.dirs=\(data)",
             ]
             func failure(_ more: [String]) async throws -> String {
@@ -134,7 +135,7 @@ extension ClusterTests {
                 for each in [directory, outputs] { try? FileManager.default.removeItem(at: each) }
             }
             let broker = """
-                broker --set node.id=1 --set controller.quorum.voters=9@127.0.0.1:1 \
+                broker --set node.id=1 --set controller.quorum.bootstrap.servers=127.0.0.1:1 \
                 --set log.dirs="$1"
                 """
             let format = broker.replacing("broker ", with: "storage format ", maxReplacements: 1)
@@ -170,7 +171,7 @@ extension ClusterTests {
                 let controller = try #require(try cluster.nodes().first { $0.role == "controller" })
                 let settings = [
                     "--set", "node.id=7", "--set",
-                    "controller.quorum.voters=\(controller.id)@127.0.0.1:\(controller.port)",
+                    "controller.quorum.bootstrap.servers=127.0.0.1:\(controller.port)",
                     "--set", "log.dirs=\(data)",
                     "--set", "listeners=PLAINTEXT://127.0.0.1:\(try Cluster.freePorts(1))",
                 ]

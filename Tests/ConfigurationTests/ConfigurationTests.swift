@@ -5,7 +5,7 @@ import Testing
 private let broker = """
     process.roles=broker
     node.id=1
-    controller.quorum.voters=100@localhost:9093
+    controller.quorum.bootstrap.servers=localhost:9093
 
     """
 
@@ -58,20 +58,25 @@ private func complaint(
         #expect(configuration.origins["num.partitions"] == .file(path: "a.properties", line: 6))
     }
 
-    @Test func aControllerListensWhereTheVotersSayItDoes() throws {
-        let configuration = try load(
-            nil,
-            set: [
-                "process.roles=controller", "node.id=2",
-                "controller.quorum.voters=1@a:9093,2@b:9094",
-            ])
-        #expect(configuration.listener == Endpoint(host: "", port: 9094))
+    @Test func aControllerIsReachedWhereItListensUnlessItSaysOtherwise() throws {
+        let settings = [
+            "process.roles=controller", "node.id=2", "controller.quorum.bootstrap.servers=a:9093",
+            "listeners=b:9094",
+        ]
+        let configuration = try load(nil, set: settings)
+        #expect(configuration.listener == Endpoint(host: "b", port: 9094))
         #expect(configuration.advertisedListener == Endpoint(host: "b", port: 9094))
+        let behindAnother = try load(nil, set: settings + ["advertised.listeners=c:1"])
+        #expect(behindAnother.advertisedListener == Endpoint(host: "c", port: 1))
     }
 
     @Test func theQuorumIsFoundThroughSomeControllers() throws {
         let configuration = try load(
-            broker + "controller.quorum.bootstrap.servers=a:9093, [::1]:9094\n")
+            nil,
+            set: [
+                "process.roles=broker", "node.id=1",
+                "controller.quorum.bootstrap.servers=a:9093, [::1]:9094",
+            ])
         #expect(
             configuration.bootstrapServers
                 == [Endpoint(host: "a", port: 9093), Endpoint(host: "::1", port: 9094)])
@@ -172,10 +177,6 @@ private func complaint(
             ("listeners=SSL://:9092", "one address such as PLAINTEXT://0.0.0.0:9092"),
             ("listeners=PLAINTEXT://:99999", "one address such as PLAINTEXT://0.0.0.0:9092"),
             (
-                "controller.quorum.voters=1@localhost",
-                "id@host:port of every controller, separated by commas"
-            ),
-            (
                 "controller.quorum.bootstrap.servers=localhost:9093,:9094",
                 "host:port of some controllers, separated by commas"
             ),
@@ -214,7 +215,11 @@ private func complaint(
         #expect(complaint("process.roles=broker").hasPrefix("node.id is not set; set "))
         #expect(
             complaint("process.roles=broker\nnode.id=1")
-                .hasPrefix("controller.quorum.voters is not set; list "))
+                .hasPrefix("controller.quorum.bootstrap.servers is not set; list "))
+        #expect(
+            complaint(
+                "process.roles=controller\nnode.id=1\ncontroller.quorum.bootstrap.servers=a:1"
+            ).hasPrefix("listeners is not set; set "))
     }
 
     @Test(
@@ -223,10 +228,6 @@ private func complaint(
             ("broker.heartbeat.interval.ms=2000", "broker.heartbeat.interval.ms leaves no room"),
             ("message.max.bytes=99999999", "message.max.bytes must not be above socket.request"),
             ("log.segment.bytes=65536", "message.max.bytes must not be above log.segment.bytes"),
-            (
-                "controller.quorum.bootstrap.servers=a:1,a:1",
-                "controller.quorum.bootstrap.servers lists a:1 twice"
-            ),
             ("log.dirs=/a,/a", "log.dirs lists /a twice"),
             ("advertised.listeners=PLAINTEXT://0.0.0.0:1", "advertised.listeners names no host"),
         ])
@@ -236,22 +237,18 @@ private func complaint(
         #expect(!line.contains("\n"))
     }
 
-    @Test func aNodeAndTheVotersMustAgree() {
-        let voters = "controller.quorum.voters=100@a:1,101@b:2"
+    @Test func aControllerHasToBeReachable() {
+        let controller =
+            "process.roles=controller\nnode.id=1\ncontroller.quorum.bootstrap.servers=a:1\n"
+        #expect(complaint(controller + "listeners=b:9093") == "started")
         #expect(
-            complaint("process.roles=controller\nnode.id=1\n" + voters)
-                == "a.properties:2: controller 1 is not in controller.quorum.voters; "
-                + "add 1@host:port there, or change node.id")
+            complaint(controller + "listeners=b:0")
+                == "a.properties:4: port 0 leaves open where others reach controller 1; "
+                + "choose a port, such as 9093")
         #expect(
-            complaint("process.roles=broker\nnode.id=100\n" + voters)
-                == "a.properties:2: node.id 100 of this broker belongs to a controller; "
-                + "pick an id that is not in controller.quorum.voters")
-        #expect(
-            complaint("process.roles=controller\nnode.id=100\nlisteners=:9\n" + voters)
-                .hasPrefix("a.properties:3: controller 100 would listen on port 9, but "))
-        #expect(
-            complaint("process.roles=broker\nnode.id=1\ncontroller.quorum.voters=1@a:1,1@b:1")
-                .hasPrefix("a.properties:3: controller.quorum.voters lists node 1 twice"))
+            complaint(
+                "process.roles=broker\nnode.id=1\ncontroller.quorum.bootstrap.servers=a:1,a:1"
+            ).hasPrefix("a.properties:3: controller.quorum.bootstrap.servers lists a:1 twice"))
     }
 
     @Test func aProcessStartedAsTheOtherRoleIsRefused() throws {
@@ -260,8 +257,8 @@ private func complaint(
                 properties: properties, path: "a.properties", environment: [:], overrides: [],
                 role: role)
         }
-        let voters = "node.id=1\ncontroller.quorum.voters=2@a:1"
-        #expect(try load(voters, .broker).role == .broker)
+        let open = "node.id=1\ncontroller.quorum.bootstrap.servers=a:1"
+        #expect(try load(open, .broker).role == .broker)
         #expect(throws: ConfigurationError.self) { try load(broker, .controller) }
     }
 

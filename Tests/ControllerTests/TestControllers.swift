@@ -19,10 +19,15 @@ import Testing
 final class TestControllers: Sendable {
     static let clusterID = "test-cluster"
 
+    struct Member: Hashable, Sendable {
+        var id: NodeID
+        var endpoint: Endpoint
+    }
+
     /// The first voters.
-    let voters: [NodeConfiguration.Voter]
+    let voters: [Member]
     /// Controllers that join later, once they are started.
-    let joining: [NodeConfiguration.Voter]
+    let joining: [Member]
     private let directory: String
     private let nodes = Mutex<[NodeID: ControllerNode]>([:])
     private let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
@@ -40,7 +45,7 @@ final class TestControllers: Sendable {
         directory = NSTemporaryDirectory() + "millrace-controllers-\(UUID())"
         let ports = try await Self.freePorts(count + joining)
         let all = ports.enumerated().map { index, port in
-            NodeConfiguration.Voter(
+            Member(
                 id: NodeID(Int32(101 + index)),
                 endpoint: Endpoint(host: "127.0.0.1", port: port))
         }
@@ -81,7 +86,7 @@ final class TestControllers: Sendable {
     /// Starts a controller on what its directory holds.
     func start(_ id: NodeID) async throws {
         guard let voter = (voters + joining).first(where: { $0.id == id }) else { return }
-        var configuration = NodeConfiguration(nodeID: id, role: .controller, voters: voters)
+        var configuration = NodeConfiguration(nodeID: id, role: .controller)
         configuration.bootstrapServers = voters.map(\.endpoint)
         configuration.listener = voter.endpoint
         configuration.advertisedListener = voter.endpoint

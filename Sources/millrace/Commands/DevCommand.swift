@@ -8,7 +8,8 @@ struct DevCommand: AsyncParsableCommand {
         commandName: "dev",
         abstract: "Run a cluster on this machine, each node a process of its own, until Ctrl-C.",
         discussion: """
-            The first start makes the data directory, later ones resume it. DIR/cluster.json lists \
+            The first start makes the data directory, later ones resume it; with more controllers than \
+            before, the new ones follow the quorum until `quorum add-voter` lets them vote. DIR/cluster.json lists \
             the processes; each one's settings and log are in DIR/<role>-<id>. A node that died \
             can be started by hand: millrace broker --config DIR/broker-1/node.properties
             """)

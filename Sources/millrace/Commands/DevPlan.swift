@@ -87,28 +87,36 @@ struct DevPlan {
         return clusterID != nil
     }
 
-    /// Makes the directories the nodes' own; the controllers get each other as their voters.
+    /// Makes the directories the nodes' own.
+    ///
+    /// The controllers of a new cluster get each other as its first voters. One that comes later, or
+    /// has lost its data, joins without a vote.
     private func format(_ cluster: String) throws {
         var directories: [Int32: DirectoryID] = [:]
         for node in controllers {
             directories[node.id] =
                 try MetaProperties.read(from: node.dataDirectory)?.directoryID ?? .random()
         }
+        // A first start that was cut short is begun anew: until a controller runs, nobody has voted.
+        let isNew = try !controllers.contains { try hasRun($0) }
         let voters = VoterSet(
             controllers.map { node in
                 Voter(
                     id: NodeID(node.id), directory: directories[node.id], host: Self.host,
                     port: node.port)
             })
-        let level = MetadataRecord.featureLevel(
-            name: MetadataFeatures.metadataVersion, level: MetadataFeatures.supported.upperBound)
-        for node in controllers + brokers {
-            guard try MetaProperties.read(from: node.dataDirectory) == nil else { continue }
-            if node.role == .controller {
+        let first =
+            isNew
+            ? FirstMetadata(voters: voters, level: MetadataFeatures.supported.upperBound)
+            : FirstMetadata()
+        for node in nodes {
+            let isFormatted = try MetaProperties.read(from: node.dataDirectory) != nil
+            if node.role == .controller, isNew || !isFormatted {
+                try makeDirectories(node.dataDirectory)
                 // First: a directory with properties counts as formatted.
-                try BootstrapSnapshot.write(
-                    to: node.dataDirectory, voters: voters, records: [level.encoded()])
+                try first.write(to: node.dataDirectory)
             }
+            guard !isFormatted else { continue }
             try MetaProperties(
                 clusterID: cluster, nodeID: NodeID(node.id),
                 directoryID: directories[node.id] ?? .random()
@@ -116,7 +124,15 @@ struct DevPlan {
         }
     }
 
-    /// The voters are part of what is on disk: another number of them is another cluster.
+    /// Whether the controller was ever started with the data it has.
+    private func hasRun(_ node: Node) throws -> Bool {
+        let fileSystem: any FileSystem = .local
+        let folder = node.dataDirectory + "/" + LogDirectory.metadataFolder
+        guard try fileSystem.isDirectory(folder) else { return false }
+        return try fileSystem.contents(of: folder).contains { !SnapshotFile.isBootstrap($0) }
+    }
+
+    /// Fewer controllers than there were may be too few of the voters to elect anybody.
     private func checkControllerCount(isNew: Bool) throws {
         guard !isNew else { return }
         var existing = 0
@@ -126,7 +142,7 @@ struct DevPlan {
             guard try MetaProperties.read(from: path) != nil else { break }
             existing += 1
         }
-        guard existing == controllers.count else {
+        guard existing <= controllers.count else {
             throw CommandFailure(
                 "\(directory) holds a cluster of \(existing) controllers; start it with "
                     + "--controllers \(existing), or use another --data directory")
@@ -135,7 +151,6 @@ struct DevPlan {
 
     /// Writes the node's settings, after a check that it can start with them.
     private func writeConfiguration(of node: Node) throws {
-        let voters = controllers.map { "\($0.id)@\(Self.host):\($0.port)" }
         let servers = controllers.map { "\(Self.host):\($0.port)" }
         // All nodes share one machine: the brokers together take its cores once.
         let loops = max(1, availableCores() / max(1, brokers.count))
@@ -144,7 +159,6 @@ struct DevPlan {
             "process.roles=\(node.role.rawValue)",
             "node.id=\(node.id)",
             "listeners=PLAINTEXT://\(Self.host):\(node.port)",
-            "controller.quorum.voters=\(voters.joined(separator: ","))",
             "controller.quorum.bootstrap.servers=\(servers.joined(separator: ","))",
             "log.dirs=\(node.dataDirectory.replacing("\\", with: "\\\\"))",
         ]

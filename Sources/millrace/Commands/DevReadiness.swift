@@ -9,6 +9,14 @@ struct DevReadiness {
     let plan: DevPlan
     let events: DevSupervisor.Events
 
+    /// What one controller knows.
+    private enum Answer {
+        /// What the cluster still lacks.
+        case lacks(String)
+        /// Nothing; which of its controllers have no vote.
+        case ready(withoutVote: [DevPlan.Node])
+    }
+
     /// Reports `ready` once a controller leads and every broker is unfenced.
     func waitUntilReady() async {
         let logger = Logger(label: "dev") { _ in SwiftLogNoOpLogHandler() }
@@ -23,10 +31,10 @@ struct DevReadiness {
         var missing = "a controller to lead"
         while !Task.isCancelled {
             for client in clients {
-                if let answer = await whatIsMissing(client) { missing = answer }
-                if missing.isEmpty {
-                    events.yield(.ready)
-                    return
+                switch await ask(client) {
+                case .lacks(let what)?: missing = what
+                case .ready(let withoutVote)?: return events.yield(.ready(withoutVote: withoutVote))
+                case nil: break
                 }
             }
             if clock.now > nextReport {
@@ -37,20 +45,25 @@ struct DevReadiness {
         }
     }
 
-    /// What the cluster still lacks, empty if nothing; `nil` if this controller does not know.
-    private func whatIsMissing(_ client: RPCClient) async -> String? {
+    /// `nil` if this controller does not know.
+    private func ask(_ client: RPCClient) async -> Answer? {
         do {
             let quorum = try await client.call(
                 "/millrace.v1.Quorum/DescribeQuorum", WireDescribeQuorumRequest(),
                 returning: WireDescribeQuorumResponse.self, timeout: .seconds(2))
-            guard quorum.hasLeaderID else { return "a controller to lead" }
+            guard quorum.hasLeaderID else { return .lacks("a controller to lead") }
             let cluster = try await client.call(
                 "/millrace.v1.Admin/DescribeCluster", WireDescribeClusterRequest(),
                 returning: WireDescribeClusterResponse.self, timeout: .seconds(2))
             let serving = Set(
                 cluster.nodes.filter { $0.role == "broker" && !$0.fenced }.map(\.id))
             let waiting = plan.brokers.filter { !serving.contains($0.id) }
-            return waiting.map { "\($0.name) (its log: \($0.logPath))" }.joined(separator: ", ")
+            guard waiting.isEmpty else {
+                return .lacks(
+                    waiting.map { "\($0.name) (its log: \($0.logPath))" }.joined(separator: ", "))
+            }
+            let voters = Set(quorum.voters.map(\.id))
+            return .ready(withoutVote: plan.controllers.filter { !voters.contains($0.id) })
         } catch {
             return nil
         }

@@ -10,7 +10,8 @@ struct DevSupervisor {
         case exited(node: Int32, pid: pid_t, ChildProcess.Exit)
         case startAgain(node: Int32)
         case waitingFor(String)
-        case ready
+        /// Names the controllers that follow the quorum without a vote.
+        case ready(withoutVote: [DevPlan.Node])
         /// The time that the nodes being stopped were given is over.
         case outOfPatience(round: Int)
     }
@@ -113,10 +114,10 @@ struct DevSupervisor {
                 say("\(node.name) is started again, pid \(pids[id] ?? 0)")
             case .waitingFor(let what):
                 say("Still waiting for \(what)")
-            case .ready:
+            case .ready(let withoutVote):
                 isReady = true
                 restarts = [:]
-                printWelcome()
+                printWelcome(withoutVote)
             case .outOfPatience: break
             }
         }
@@ -188,7 +189,7 @@ struct DevSupervisor {
         }
     }
 
-    private func printWelcome() {
+    private func printWelcome(_ withoutVote: [DevPlan.Node]) {
         let program = shellQuoted(CommandLine.arguments.first ?? "millrace")
         let option = plan.brokers.first?.port == 9092 ? "" : " --bootstrap \(plan.bootstrap)"
         say(
@@ -201,6 +202,11 @@ struct DevSupervisor {
               \(program) quorum status\(option)
             Ctrl-C stops the cluster and keeps the data.
             """)
+        for node in withoutVote {
+            say(
+                "\(node.name) has no vote; give it one:\n  \(program) quorum add-voter "
+                    + "\(node.id)@\(DevPlan.host):\(node.port)\(option)")
+        }
     }
 
     private func say(_ text: String) {
