@@ -2,6 +2,9 @@ import Essentials
 import Glibc
 import HashTreeCollections
 import Metadata
+import Quorum
+import Raft
+import Storage
 
 /// Builds an image of a given size with the controller's own commands, and measures work on it.
 struct MetadataBench {
@@ -34,11 +37,13 @@ struct MetadataBench {
     // MARK: What is measured
 
     func measureAll(into report: inout BenchReport) throws {
-        let (records, end) = try encodedSnapshot(into: &report)
+        let folder = temporaryFolder()
+        defer { remove(folder) }
+        let file = try writeSnapshot(in: folder, into: &report)
         let before = Self.residentBytes()
-        let start = Stopwatch()
-        let image = try load(records, end: end)
-        report.add("loadMs", "Load a snapshot", start.milliseconds, places: 1, unit: " ms")
+        let loading = Stopwatch()
+        let image = try load(file)
+        report.add("loadMs", "Load the snapshot", loading.milliseconds, places: 1, unit: " ms")
         let bytes = Self.residentBytes() - before
         report.add("imageMB", "Memory of the image", Double(bytes) / 1e6, places: 1, unit: " MB")
         report.add(
@@ -54,24 +59,48 @@ struct MetadataBench {
         try smallChanges(in: try build())
     }
 
-    /// The image's records, as a snapshot holds them, and the offset at which it ends.
-    private func encodedSnapshot(
-        into report: inout BenchReport
-    ) throws -> (records: [[UInt8]], end: Offset) {
+    /// Builds the image and writes it down; only the file is left of it.
+    private func writeSnapshot(
+        in folder: String, into report: inout BenchReport
+    ) throws -> String {
         let building = Stopwatch()
         let image = try build().image
         report.add("buildMs", "Build by commands", building.milliseconds, places: 0, unit: " ms")
         let writing = Stopwatch()
-        let records = image.snapshotRecords().map { $0.encoded() }
-        report.add("encodeMs", "Encode a snapshot", writing.milliseconds, places: 1, unit: " ms")
-        report.add("snapshotRecords", "Records of the snapshot", records.count)
-        return (records, image.nextOffset)
+        let id = SnapshotID(endOffset: image.nextOffset, epoch: 1)
+        var writer = try SnapshotWriter(id, in: folder, voters: nil, timestamp: 0)
+        var count = 0
+        for record in image.snapshotRecords() {
+            try writer.append(record.encoded())
+            count += 1
+        }
+        try writer.finish()
+        report.add(
+            "writeMs", "Write a snapshot, fsynced", writing.milliseconds, places: 1, unit: " ms")
+        report.add("snapshotRecords", "Records of the snapshot", count)
+        report.add(
+            "snapshotMB", "Size of the snapshot", Double(writer.size) / 1e6, places: 1, unit: " MB")
+        return "\(folder)/\(SnapshotFile.name(of: id))"
     }
 
-    private func load(_ records: [[UInt8]], end: Offset) throws -> MetadataImage {
+    private func load(_ file: String) throws -> MetadataImage {
+        var reader = try SnapshotReader(path: file)
         var builder = MetadataImageBuilder()
-        for record in records { try builder.add(MetadataRecord(decoding: record)) }
-        return builder.finish(endOffset: end, epoch: 1)
+        while let record = try reader.next() { try builder.add(MetadataRecord(decoding: record)) }
+        return builder.finish(endOffset: reader.id.endOffset, epoch: reader.id.epoch)
+    }
+
+    private func temporaryFolder() -> String {
+        let directory = processEnvironment()["TMPDIR"] ?? "/tmp"
+        return "\(directory)/millrace-bench-\(getpid())"
+    }
+
+    private func remove(_ folder: String) {
+        let fileSystem: any FileSystem = .local
+        for name in (try? fileSystem.contents(of: folder)) ?? [] {
+            try? fileSystem.remove("\(folder)/\(name)")
+        }
+        rmdir(folder)
     }
 
     /// A standby holds the committed image already: it becomes the active controller with it.
