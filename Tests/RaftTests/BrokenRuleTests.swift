@@ -16,14 +16,14 @@
         }
 
         @Test(arguments: BrokenRule.allCases) func brokenRuleIsFound(rule: BrokenRule) {
-            let seed = firstSeed { Simulator(seed: $0, brokenRule: rule) }
+            let seed = firstSeed("broken rule \(rule)") { Simulator(seed: $0, brokenRule: rule) }
             #expect(seed != nil, "\(rule) is not found in \(Self.limit) seeds")
         }
 
         /// Tells how hard the faults are: whether they bring out what a broken rule leads to.
         @Test(.enabled(if: isLong), arguments: BrokenRule.allCases)
         func brokenRuleDoesHarm(rule: BrokenRule) {
-            _ = firstSeed {
+            _ = firstSeed("harm of \(rule)") {
                 let simulator = Simulator(seed: $0, brokenRule: rule)
                 simulator.checker.judgesHarmOnly = true
                 return simulator
@@ -31,18 +31,14 @@
         }
 
         private func firstSeed(
-            of make: (UInt64) -> Simulator, in test: String = #function
+            _ what: String, of make: (UInt64) -> Simulator
         ) -> UInt64? {
-            var rule = ""
             var found: String?
             let seed = (1...Self.limit).first { seed in
-                let simulator = make(seed)
-                rule = simulator.checker.config.brokenRule?.rawValue ?? "none"
-                found = simulator.run().first
+                found = make(seed).run().first
                 return found != nil
             }
-            print(
-                "\(test.prefix(15)) \(rule): seed \(seed.map { "\($0)" } ?? "-"): \(found ?? "-")")
+            print("\(what): seed \(seed.map { "\($0)" } ?? "-"): \(found ?? "-")")
             return seed
         }
     }
