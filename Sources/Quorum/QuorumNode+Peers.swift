@@ -71,10 +71,11 @@ extension QuorumNode {
                 }
             }
         case .fetchSnapshot(let request):
-            let wire = request.wire(options.clusterID, maxBytes: Int32(Self.chunkBytes))
+            let chunkBytes = options.snapshotChunkBytes
+            let wire = request.wire(options.clusterID, maxBytes: Int32(clamping: chunkBytes))
             send(Self.fetchSnapshotPath, wire, to: peer, id: id) {
                 (answer: WireFetchSnapshotResponse) throws(RPCError) in
-                guard answer.size <= Self.maxSnapshotBytes, answer.data.count <= Self.chunkBytes
+                guard answer.size <= Self.maxSnapshotBytes, answer.data.count <= chunkBytes
                 else {
                     throw RPCError(
                         .messageTooLarge,

@@ -13,8 +13,6 @@ extension QuorumNode {
     private static let retryInterval = Duration.seconds(5)
     /// A snapshot that claims to be larger is refused.
     static let maxSnapshotBytes: Int64 = 16 << 30
-    /// The most bytes of a snapshot in one answer.
-    static let chunkBytes = 1 << 20
     private static let maxServedFiles = 2
 
     // MARK: Taking
@@ -240,7 +238,7 @@ extension QuorumNode {
                 response.status = .positionOutOfRange
             } else {
                 let count = min(
-                    min(maxBytes, Self.chunkBytes, max(1, pending.maxBytes)),
+                    min(maxBytes, options.snapshotChunkBytes, max(1, pending.maxBytes)),
                     served.size - Int(position))
                 var bytes = ByteBufferAllocator().buffer(capacity: count)
                 try served.file.read(into: &bytes, count: count, at: Int(position))

@@ -19,6 +19,8 @@ package struct QuorumOptions: Sendable {
     package var fetchTimeout: Duration = .seconds(2)
     /// The most bytes a fetch of the log answers.
     package var maxFetchBytes = 4 << 20
+    /// The most bytes of a snapshot in one answer; a node asks for no more, and gives no more.
+    package var snapshotChunkBytes = 1 << 20
     /// `metadata.log.max.record.bytes.between.snapshots`.
     package var snapshotBytes = 20 << 20
     /// `metadata.log.max.snapshot.interval.ms`; zero for no limit.

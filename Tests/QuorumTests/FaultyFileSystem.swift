@@ -16,6 +16,7 @@ final class FaultyFileSystem: FileSystem {
     private let state = Mutex<Fault?>(nil)
     private let failures = Mutex(0)
     private let affected = Mutex("")
+    private let made = Mutex<[String]>([])
 
     /// How often a write or a sync failed.
     var failureCount: Int { failures.withLock { $0 } }
@@ -48,8 +49,12 @@ final class FaultyFileSystem: FileSystem {
         throw FileError("sync", path, code: EIO)
     }
 
+    /// The files that were made, in order, every time they were.
+    var created: [String] { made.withLock { $0 } }
+
     func open(_ path: String, _ mode: FileMode) throws(FileError) -> any File {
-        FaultyFile(try local.open(path, mode), path: path, system: self)
+        if case .create = mode { made.withLock { $0.append(path) } }
+        return FaultyFile(try local.open(path, mode), path: path, system: self)
     }
 
     func size(of path: String) throws(FileError) -> Int? { try local.size(of: path) }

@@ -270,15 +270,20 @@ final class QuorumCluster: Sendable {
             node.onFailure = { error in failure.error.withLock { $0 = error } }
             try node.start()
         }
-        var server: RPCServer?
-        if isController {
-            var router = Router()
-            node.register(in: &router)
-            server = try await RPCServer.start(
-                host: listener.host, port: listener.port, router: router, group: group,
-                logger: logger)
-        }
+        let server = isController ? try await serve(node, id, at: listener) : nil
         return Member(id: id, node: node, witness: witness, server: server, failure: failure)
+    }
+
+    /// Has a controller's node answer others.
+    func serve(
+        _ node: QuorumNode, _ id: NodeID, at listener: Endpoint? = nil
+    ) async throws -> RPCServer {
+        let listener = listener ?? endpoint(id)
+        var router = Router()
+        node.register(in: &router)
+        return try await RPCServer.start(
+            host: listener.host, port: listener.port, router: router, group: group,
+            logger: Logger(label: "server \(id)") { _ in SwiftLogNoOpLogHandler() })
     }
 
     /// The member that leads, once there is one that all of these follow.

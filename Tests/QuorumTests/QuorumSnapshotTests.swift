@@ -144,6 +144,74 @@ import Testing
         }
     }
 
+    /// Waits until a part of a snapshot is there.
+    private func partBytes(_ cluster: QuorumCluster, _ id: NodeID, over least: Int) async throws {
+        try await eventually("a partial snapshot") { () -> Bool? in
+            let parts = try files(cluster, id).filter { $0.hasSuffix(".part") }
+            guard let part = parts.first,
+                let size = try? FileManager.default.attributesOfItem(
+                    atPath: "\(cluster.logPath(id))/\(part)")[.size] as? Int
+            else { return nil }
+            return size > least ? true : nil
+        }
+    }
+
+    @Test func brokenDownloadIsResumed() async throws {
+        try await withCluster(1) { cluster in
+            let member = try await cluster.start(1) { options in
+                Self.often(&options)
+                options.snapshotChunkBytes = 512
+            }
+            let leader = try await cluster.leader(of: [member])
+            var records: [String] = []
+            try await fill(cluster, leader, until: [member], records: &records)
+            try FileManager.default.createDirectory(
+                atPath: cluster.logPath(4), withIntermediateDirectories: true)
+            let disk = FaultyFileSystem()
+            let late = try await cluster.start(4, fileSystem: disk, change: Self.often)
+            try await partBytes(cluster, 4, over: 4_000)
+            await member.server?.stop(grace: .zero)
+            // What is here stays here while nobody answers.
+            try await partBytes(cluster, 4, over: 4_000)
+            #expect(late.witness.account.records == [])
+            let server = try await cluster.serve(member.node, 1)
+            try await has(records, [late])
+            #expect(disk.created.filter { $0.hasSuffix(".checkpoint.part") }.count == 1)
+            #expect(late.witness.account.snapshotsLoaded.count == 1)
+            await late.stop()
+            await member.node.stop()
+            await server.stop(grace: .zero)
+        }
+    }
+
+    @Test func leaderThatDiesMidTransferIsReplacedByTheNext() async throws {
+        try await withCluster { cluster in
+            func small(_ options: inout QuorumOptions) {
+                Self.often(&options)
+                options.snapshotChunkBytes = 512
+            }
+            var members: [Member] = []
+            for id in [1, 2, 3] as [NodeID] {
+                members.append(try await cluster.start(id, change: small))
+            }
+            let behind = members.removeLast()
+            _ = try await cluster.leader(of: members + [behind])
+            await behind.stop()
+            let leader = try await cluster.leader(of: members)
+            var records: [String] = []
+            try await fill(cluster, leader, until: members, records: &records)
+            let late = try await cluster.start(3, change: small)
+            try await partBytes(cluster, 3, over: 4_000)
+            await leader.stop()
+            let rest = members.filter { $0.id != leader.id } + [late]
+            let next = try await cluster.leader(of: rest)
+            _ = try await next.propose(["after"])
+            try await has(records + ["after"], rest)
+            #expect(late.witness.account.snapshotsLoaded.count == 1)
+            for member in rest { await member.stop() }
+        }
+    }
+
     @Test func fullDiskDuringASnapshotLeavesTheLogAlone() async throws {
         try await withCluster(1) { cluster in
             let disk = FaultyFileSystem()
