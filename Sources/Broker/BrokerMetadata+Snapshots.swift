@@ -17,21 +17,27 @@ extension BrokerMetadata {
     }
 
     func load(_ id: SnapshotID) -> QuorumSnapshotLoader {
-        { [self] reader in
+        // Nothing else is handed out until the snapshot is installed, so that `image` stays as it is.
+        { [self, image] reader in
             var builder = MetadataImageBuilder()
             while let bytes = try reader.next() {
                 try builder.add(try MetadataRecord(decoding: bytes))
             }
             let loaded = builder.finish(endOffset: id.endOffset, epoch: id.epoch)
             let timestamp = reader.lastContainedTimestamp
-            return { [self] in install(loaded, timestamp: timestamp) }
+            let changes = MetadataDelta(from: image, to: loaded)
+            return { [self] in
+                install(loaded, timestamp: timestamp, changes: changes, since: image.nextOffset)
+            }
         }
     }
 
-    private func install(_ loaded: MetadataImage, timestamp: Int64) {
+    private func install(
+        _ loaded: MetadataImage, timestamp: Int64, changes: MetadataDelta, since: Offset
+    ) {
         guard failure == nil, loaded.nextOffset > image.nextOffset else { return }
-        // What subscribers were told is `current`, which may be behind `image`.
-        delta = MetadataDelta(from: current, to: loaded)
+        // What subscribers were told last is `current`, which may be behind `image`.
+        delta = current.nextOffset == since ? changes : MetadataDelta(from: current, to: loaded)
         image = loaded
         lastTimestamp = timestamp
         publishIfCaughtUp()

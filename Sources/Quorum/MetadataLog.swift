@@ -130,12 +130,7 @@ final class MetadataLog {
                     throw .storage(error)
                 }
             }
-            if log.logStartOffset > 0, log.logStartOffset != newest.endOffset {
-                epochBeforeStart =
-                    ids.last { $0.endOffset == log.logStartOffset }?.epoch ?? .none
-            } else if log.logStartOffset > 0 {
-                epochBeforeStart = newest.epoch
-            }
+            try settleStart(ids)
         } else if log.logStartOffset > 0 {
             throw .missingSnapshot(folder: folder, logStart: log.logStartOffset)
         }
@@ -160,6 +155,21 @@ final class MetadataLog {
         try readVoters(into: &voters, folder)
         return Found(
             log: self, state: state, snapshot: newest, voters: voters, bootstrapRecords: records)
+    }
+
+    /// Has the log start where a snapshot ends, unless it has all its records.
+    ///
+    /// It may not, where nobody notes the start: an observer's is that of its first segment.
+    private func settleStart(_ ids: [SnapshotID]) throws(QuorumError) {
+        guard log.logStartOffset > 0,
+            let id = ids.first(where: { $0.endOffset >= log.logStartOffset })
+        else { return }
+        do throws(LogError) {
+            try log.advanceLogStart(to: id.endOffset)
+        } catch {
+            throw .storage(error)
+        }
+        epochBeforeStart = id.epoch
     }
 
     private static let maxBootstrapRecords = 10_000

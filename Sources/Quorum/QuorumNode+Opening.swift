@@ -1,4 +1,5 @@
 internal import Essentials
+internal import Logging
 internal import Raft
 internal import Storage
 
@@ -48,9 +49,15 @@ extension QuorumNode {
             try storeElection(.initial)
         }
         bootstrapRecords = found.bootstrapRecords
+        let local = ReplicaKey(id: options.local, directory: options.directory)
+        if options.isController, !(found.voters.current?.isVoter(local) ?? false) {
+            logger.notice(
+                "this controller is no voter; it observes until 'millrace quorum add-voter'",
+                metadata: ["replica": "\(local)"])
+        }
         begin(
             RaftNode(
-                local: ReplicaKey(id: options.local, directory: options.directory),
+                local: local,
                 voters: found.voters, bootstrap: bootstrapIDs, config: config,
                 election: stored ?? .initial, log: found.state, snapshot: found.snapshot,
                 generator: SeededGenerator(seed: .random(in: .min ... .max)), now: .now),

@@ -71,7 +71,7 @@ extension QuorumNode {
                 }
             }
         case .fetchSnapshot(let request):
-            let chunkBytes = options.snapshotChunkBytes
+            let chunkBytes = min(options.snapshotChunkBytes, fetchBytes)
             let wire = request.wire(options.clusterID, maxBytes: Int32(clamping: chunkBytes))
             send(Self.fetchSnapshotPath, wire, to: peer, id: id) {
                 (answer: WireFetchSnapshotResponse) throws(RPCError) in
@@ -142,7 +142,9 @@ extension QuorumNode {
                     // It will not change its mind. A controller goes on: its other peers may be right.
                     return self.giveUp(.otherCluster(error.message))
                 }
-                if path == Self.fetchPath, error.status == .deadlineExceeded {
+                if path == Self.fetchPath || path == Self.fetchSnapshotPath,
+                    error.status == .deadlineExceeded
+                {
                     self.adaptFetches(inTime: false)
                 }
                 if error.isConnectionRefused { self.step(.connectionLost(to: peer)) }
