@@ -173,42 +173,23 @@ package struct AppendRules: Sendable, Hashable {
         var header = header
         var other: ByteBuffer?
         if let compression, compression != header.compression {
-            other = recompressed(batch, decompressed, compression, &header)
+            let changed =
+                decompressed?.withUnsafeReadableBytes {
+                    RecordBatches.sealing($0, header, with: compression)
+                } ?? RecordBatches.compressing(batch, header, with: compression)
+            if let changed { (other, header) = changed }
         }
         if case .append(let now) = timestamps {
             header.attributes |= RecordBatchHeader.Attribute.logAppendTime
             header.maxTimestamp = now
-            other = other ?? batch
+            var stamped = other ?? batch
+            header.seal(&stamped)
+            other = stamped
         }
-        guard var other else { return nil }
-        header.seal(&other)
+        guard let other else { return nil }
         guard header.totalSize <= maxBatchBytes else {
             throw .tooLarge(bytes: header.totalSize, limit: maxBatchBytes)
         }
         return (other, header)
-    }
-
-    /// Room for the header, and the records in another codec; `nil` if that is no gain.
-    private func recompressed(
-        _ batch: ByteBuffer, _ decompressed: ByteBuffer?, _ codec: Compression,
-        _ header: inout RecordBatchHeader
-    ) -> ByteBuffer? {
-        var other = ByteBuffer()
-        other.reserveCapacity(batch.readableBytes)
-        other.writeRepeatingByte(0, count: RecordBatchHeader.size)
-        if let decompressed {
-            decompressed.withUnsafeReadableBytes { codec.compress($0, into: &other) }
-        } else {
-            guard batch.readableBytes - RecordBatchHeader.size <= Compression.maxDecompressedBytes
-            else { return nil }
-            batch.withUnsafeReadableBytes {
-                codec.compress(
-                    UnsafeRawBufferPointer(rebasing: $0[RecordBatchHeader.size...]), into: &other)
-            }
-            guard other.readableBytes < batch.readableBytes else { return nil }
-        }
-        header.attributes &= ~RecordBatchHeader.Attribute.compression
-        header.attributes |= UInt16(codec.rawValue)
-        return other
     }
 }

@@ -128,32 +128,11 @@ package struct RecordBatchBuilder: Sendable {
         maxTimestamp = -1
         recordCount = 0
 
-        if var batch = compressed(compression) {
-            header.attributes |= UInt16(compression.rawValue)
-            header.seal(&batch)
-            // The records' own memory serves for the next batch.
-            buffer.moveWriterIndex(to: RecordBatchHeader.size)
-            return batch
-        }
         var batch = buffer
         // Without memory until the next record, so that `batch` is the only owner: nothing is copied.
         buffer = Self.freshBuffer(capacity: RecordBatchHeader.size)
         header.seal(&batch)
-        return batch
-    }
-
-    /// Room for a header, then the records compressed; `nil` where that does not make them smaller.
-    private func compressed(_ compression: Compression) -> ByteBuffer? {
-        let recordBytes = buffer.readableBytes - RecordBatchHeader.size
-        guard compression != .none, recordBytes > 0,
-            recordBytes <= Compression.maxDecompressedBytes
-        else { return nil }
-        var batch = Self.freshBuffer(capacity: buffer.readableBytes)
-        buffer.withUnsafeReadableBytes {
-            compression.compress(
-                UnsafeRawBufferPointer(rebasing: $0[RecordBatchHeader.size...]), into: &batch)
-        }
-        return batch.readableBytes < buffer.readableBytes ? batch : nil
+        return RecordBatches.compressing(batch, with: compression)
     }
 
     private static func freshBuffer(capacity: Int) -> ByteBuffer {

@@ -54,25 +54,53 @@ enum ZstdCodec {
         }
     }
 
-    /// The size that the first frame claims, or a guess where it claims none.
+    /// The size that the frames claim, or a guess where one claims none.
+    ///
+    /// Frames of the formats from before the RFC, which the library may know, are refused.
     private static func firstRoom(
         for bytes: UnsafeRawBufferPointer, limit: Int
     ) throws(RecordError) -> Int {
         // These are macros that Swift does not see: 2^64 - 1 and - 2.
         let unknown = UInt64.max
         let invalid = UInt64.max - 1
-        let claimed = ZSTD_getFrameContentSize(bytes.baseAddress, bytes.count)
-        guard claimed != invalid else {
-            throw .invalidCompression(.zstd, "it does not start with a frame")
-        }
-        guard claimed != unknown else {
+        var total: UInt64? = 0
+        var position = 0
+        repeat {
+            let rest = UnsafeRawBufferPointer(rebasing: bytes[position...])
+            guard startsFrame(rest) else {
+                throw .invalidCompression(.zstd, "a frame does not start as one")
+            }
+            let size = ZSTD_findFrameCompressedSize(rest.baseAddress, rest.count)
+            guard ZSTD_isError(size) == 0, size > 0 else {
+                throw .invalidCompression(.zstd, message(size))
+            }
+            let claimed = ZSTD_getFrameContentSize(rest.baseAddress, rest.count)
+            guard claimed != invalid else {
+                throw .invalidCompression(.zstd, "a frame's header is damaged")
+            }
+            if claimed == unknown {
+                total = nil
+            } else {
+                guard claimed <= UInt64(limit) else { throw .decompressedTooLarge(limit: limit) }
+                guard claimed <= UInt64(size / 4 + 1) * UInt64(maxBlockBytes) else {
+                    throw .invalidCompression(.zstd, "a frame claims more than can be in it")
+                }
+                total = total.map { $0 + claimed }
+            }
+            position += size
+        } while position < bytes.count
+        guard let total else {
             return min(limit, max(64 << 10, bytes.count < limit / 8 ? bytes.count * 8 : limit))
         }
-        guard claimed <= UInt64(limit) else { throw .decompressedTooLarge(limit: limit) }
-        guard claimed <= UInt64(bytes.count / 4 + 1) * UInt64(maxBlockBytes) else {
-            throw .invalidCompression(.zstd, "a frame claims more than can be in it")
-        }
-        return Int(claimed)
+        guard total <= UInt64(limit) else { throw .decompressedTooLarge(limit: limit) }
+        return Int(total)
+    }
+
+    /// Whether the bytes begin with the magic number of a frame, or of one to be skipped.
+    private static func startsFrame(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        guard bytes.count >= 4 else { return false }
+        let magic = UInt32(littleEndian: bytes.loadUnaligned(as: UInt32.self))
+        return magic == 0xfd2f_b528 || magic & 0xffff_fff0 == 0x184d_2a50
     }
 
     private static func message(_ code: Int) -> String {

@@ -144,6 +144,16 @@ func damagedStreamsAreRefusedOrReadButNeverCrash(codec: Compression, seed: UInt6
     )
     #expect(error(frame(blocks: 8), .zstd) == nil)
     #expect(error(frame(blocks: 9), .zstd) == .decompressedTooLarge(limit: 1 << 20))
+    // The format of version 0.7, which is none of the RFC's, alone and after a frame.
+    let old = ByteBuffer(bytes: [0x27, 0xb5, 0x2f, 0xfd, 0x00, 0x88, 0, 0, 0])
+    #expect(error(old, .zstd)?.code == .invalidRecord)
+    var late = frame(blocks: 1)
+    late.writeImmutableBuffer(old)
+    #expect(error(late, .zstd)?.code == .invalidRecord)
+    // A frame to be skipped.
+    var skipped = ByteBuffer(bytes: [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9])
+    skipped.writeImmutableBuffer(frame(blocks: 1))
+    #expect(try decompressed(skipped, .zstd).readableBytes == 131_072)
     // A size that so few bytes can't have.
     let liar = ByteBuffer(
         bytes: [0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 0x10, 0x03, 0, 0x10, 0x61])
