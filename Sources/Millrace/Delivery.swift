@@ -1,6 +1,7 @@
 internal import Essentials
 internal import NIOCore
 internal import RPC
+internal import Records
 
 /// The batches of one partition that are under way, and how that goes.
 ///
@@ -10,7 +11,7 @@ final class Delivery: @unchecked Sendable {
     // Sendable: touched on the client's event loop only.
 
     struct Batch {
-        /// Encoded once, and sent again as it is.
+        /// Encoded and compressed once, and sent again as it is.
         let bytes: ByteBuffer
         let recordCount: Int
         let accountedBytes: Int
@@ -43,12 +44,15 @@ final class Delivery: @unchecked Sendable {
     var timer: Scheduled<Void>?
     var unknownSince: NIODeadline?
 
-    init(lane: Accumulator.Lane, topic: String, batches: [Accumulator.Batch]) {
+    init(
+        lane: Accumulator.Lane, topic: String, batches: [Accumulator.Batch],
+        compression: Records.Compression
+    ) {
         self.lane = lane
         self.topic = topic
         self.batches = batches.map { batch in
             Batch(
-                bytes: batch.encoded,
+                bytes: RecordBatches.compressing(batch.encoded, with: compression),
                 recordCount: batch.recordCount, accountedBytes: batch.bytes,
                 generation: batch.generation, createdAt: batch.createdAt,
                 completions: batch.completions)

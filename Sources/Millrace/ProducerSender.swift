@@ -61,7 +61,9 @@ final class ProducerSender: @unchecked Sendable {
         let now = NIODeadline.now()
         let (work, next) = queue.takeReady(now: now)
         for (lane, topic, batches) in work {
-            let delivery = Delivery(lane: lane, topic: topic, batches: batches)
+            let delivery = Delivery(
+                lane: lane, topic: topic, batches: batches,
+                compression: configuration.compression.codec)
             deliveries[lane] = delivery
             dispatch(delivery)
         }

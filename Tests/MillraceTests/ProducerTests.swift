@@ -1,6 +1,7 @@
 internal import Essentials
 internal import NIOCore
 internal import RPC
+internal import Records
 internal import Synchronization
 internal import Testing
 
@@ -16,6 +17,36 @@ internal import Testing
             }
             await producer.close()
             #expect(try cluster.values() == ["0", "1", "2", "3", "4"])
+        }
+    }
+
+    @Test(arguments: Millrace.Compression.allCases)
+    func recordsTravelAndAreKeptInTheCodecAskedFor(compression: Millrace.Compression) async throws {
+        try await FakeCluster.with { cluster, client in
+            var configuration = ProducerConfiguration()
+            configuration.compression = compression
+            configuration.linger = .milliseconds(20)
+            let producer = try Producer(client: client, configuration: configuration)
+            let values = (0..<500).map { "value \($0) of many that are alike" }
+            try await producer.sendAll(values)
+            await producer.close()
+            let kept = cluster.state.withLock { $0.partitions[0].batches }
+            let codecs = try kept.map { try RecordBatches.headers(of: $0).map(\.compression) }
+            #expect(codecs.joined().contains(compression.codec))
+            #expect(try cluster.values() == values)
+
+            var reading = ConsumerConfiguration()
+            reading.stopsAtEnd = true
+            let consumer = try Consumer(
+                client: client,
+                partitions: [ConsumerAssignment(topic: "t", partition: 0, start: .earliest)],
+                configuration: reading)
+            var read: [String] = []
+            for try await records in consumer {
+                read += try records.all().map { $0.value.map { String(buffer: $0) } ?? "" }
+            }
+            #expect(read == values)
+            await consumer.close()
         }
     }
 

@@ -24,6 +24,23 @@ struct AcksOption: ExpressibleByArgument {
     var defaultValueDescription: String { "all" }
 }
 
+/// The codec of a producer's batches, by its name.
+struct CompressionOption: ExpressibleByArgument {
+    let compression: Compression
+
+    init(_ compression: Compression) {
+        self.compression = compression
+    }
+
+    init?(argument: String) {
+        guard let compression = Compression(rawValue: argument) else { return nil }
+        self.init(compression)
+    }
+
+    static var allValueStrings: [String] { Compression.allCases.map(\.rawValue) }
+    var defaultValueDescription: String { compression.rawValue }
+}
+
 /// How a producer of the command line batches.
 struct BatchOptions: ParsableArguments {
     @Option(help: "Who must have a record before it counts: all, 1 (the leader), 0 (nobody).")
@@ -37,6 +54,9 @@ struct BatchOptions: ParsableArguments {
             "Milliseconds a batch waits for company. 0: only while another is under way."))
     var lingerMs: Double = 0
 
+    @Option(help: "The codec of batches: none, gzip, snappy, lz4, zstd.")
+    var compression = CompressionOption(.none)
+
     func validate() throws {
         guard batchBytes > 0, lingerMs >= 0, lingerMs <= 60_000 else {
             throw ValidationError("--batch-bytes must be above 0, --linger-ms from 0 to 60000.")
@@ -46,6 +66,7 @@ struct BatchOptions: ParsableArguments {
     var configuration: ProducerConfiguration {
         var configuration = ProducerConfiguration()
         configuration.acks = acks.acks
+        configuration.compression = compression.compression
         configuration.batchBytes = batchBytes
         configuration.linger = .microseconds(Int64(lingerMs * 1000))
         configuration.bufferBytes = max(configuration.bufferBytes, 8 * batchBytes)
