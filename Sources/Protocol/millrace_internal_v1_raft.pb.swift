@@ -243,6 +243,9 @@ package nonisolated struct WireFetchLogRequest: Sendable {
 
   package var maxMetadataLevel: Int32 = 0
 
+  /// Everything below `fetch_offset` is on stable storage, as it is on every controller.
+  package var durable: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -930,7 +933,7 @@ nonisolated extension WireEndQuorumEpochResponse: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FetchLogRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}replica_id\0\u{3}replica_directory_id\0\u{3}current_leader_epoch\0\u{3}fetch_offset\0\u{3}last_fetched_epoch\0\u{3}max_bytes\0\u{3}max_wait_ms\0\u{3}high_watermark\0\u{3}min_metadata_level\0\u{3}max_metadata_level\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}replica_id\0\u{3}replica_directory_id\0\u{3}current_leader_epoch\0\u{3}fetch_offset\0\u{3}last_fetched_epoch\0\u{3}max_bytes\0\u{3}max_wait_ms\0\u{3}high_watermark\0\u{3}min_metadata_level\0\u{3}max_metadata_level\0\u{1}durable\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -949,6 +952,7 @@ nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf.
       case 9: try { try decoder.decodeSingularInt64Field(value: &self.highWatermark) }()
       case 10: try { try decoder.decodeSingularInt32Field(value: &self.minMetadataLevel) }()
       case 11: try { try decoder.decodeSingularInt32Field(value: &self.maxMetadataLevel) }()
+      case 12: try { try decoder.decodeSingularBoolField(value: &self.durable) }()
       default: break
       }
     }
@@ -988,6 +992,9 @@ nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if self.maxMetadataLevel != 0 {
       try visitor.visitSingularInt32Field(value: self.maxMetadataLevel, fieldNumber: 11)
     }
+    if self.durable != false {
+      try visitor.visitSingularBoolField(value: self.durable, fieldNumber: 12)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1003,6 +1010,7 @@ nonisolated extension WireFetchLogRequest: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.highWatermark != rhs.highWatermark {return false}
     if lhs.minMetadataLevel != rhs.minMetadataLevel {return false}
     if lhs.maxMetadataLevel != rhs.maxMetadataLevel {return false}
+    if lhs.durable != rhs.durable {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

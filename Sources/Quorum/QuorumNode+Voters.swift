@@ -167,6 +167,12 @@ extension QuorumNode {
             )
         case .notObserving:
             return (notObserving(id ?? -1), true)
+        case .notDurable:
+            return (
+                .refused(
+                    .invalidVoterKey, "\(name) is a broker; only a controller can be a voter"),
+                false
+            )
         case .behind(let records):
             return (
                 .refused(

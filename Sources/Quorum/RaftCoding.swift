@@ -103,7 +103,7 @@ extension FetchRequest {
             epoch: LeaderEpoch(wire.currentLeaderEpoch), fetchOffset: Offset(wire.fetchOffset),
             lastFetchedEpoch: LeaderEpoch(wire.lastFetchedEpoch),
             highWatermark: wire.highWatermark < 0 ? nil : Offset(wire.highWatermark),
-            maxWait: .milliseconds(max(0, wire.maxWaitMs)))
+            maxWait: .milliseconds(max(0, wire.maxWaitMs)), isDurable: wire.durable)
     }
 
     func wire(_ clusterID: String, maxBytes: Int) -> WireFetchLogRequest {
@@ -117,6 +117,7 @@ extension FetchRequest {
         wire.maxBytes = Int32(clamping: maxBytes)
         wire.maxWaitMs = Int32(clamping: maxWait.milliseconds)
         wire.highWatermark = highWatermark?.rawValue ?? -1
+        wire.durable = isDurable
         return wire
     }
 }

@@ -110,10 +110,13 @@ package struct FetchRequest: Hashable, Sendable {
     package var highWatermark: Offset?
     /// How long the leader may wait for something to answer; it may answer sooner.
     package var maxWait: Duration
+    /// Whether everything below `fetchOffset` is on stable storage, and votes would be, too.
+    package var isDurable: Bool
 
     package init(
         replica: ReplicaKey, epoch: LeaderEpoch, fetchOffset: Offset,
-        lastFetchedEpoch: LeaderEpoch, highWatermark: Offset?, maxWait: Duration
+        lastFetchedEpoch: LeaderEpoch, highWatermark: Offset?, maxWait: Duration,
+        isDurable: Bool = true
     ) {
         self.replica = replica
         self.epoch = epoch
@@ -121,6 +124,7 @@ package struct FetchRequest: Hashable, Sendable {
         self.lastFetchedEpoch = lastFetchedEpoch
         self.highWatermark = highWatermark
         self.maxWait = maxWait
+        self.isDurable = isDurable
     }
 }
 

@@ -91,10 +91,21 @@ extension RaftNode {
         let round = ReadRound(
             tokens: leader.waitingReads,
             errands: Dictionary(
-                uniqueKeysWithValues: otherVoters().map { ($0, Errand.due(now)) }))
+                uniqueKeysWithValues: otherVoters().map { ($0, Errand.due(now)) }),
+            deadline: now + config.checkQuorumTimeout)
         leader.waitingReads = []
         leader.readRound = round
         finishReadRound(&leader)
+    }
+
+    /// Refuses the reads of a round that no majority has answered; returns whether there was one.
+    mutating func passReadRound(_ leader: Leader, _ now: MonotonicTime) -> Bool {
+        guard let round = leader.readRound, now >= round.deadline else { return false }
+        effects += round.tokens.map { .readRefused($0) }
+        var leader = leader
+        leader.readRound = nil
+        role = .leader(leader)
+        return true
     }
 
     private mutating func finishReadRound(_ leader: inout Leader) {

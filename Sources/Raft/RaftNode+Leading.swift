@@ -39,7 +39,8 @@ extension RaftNode {
                     FetchResponse(epoch: leader.epoch, leader: local.id, outcome: outcome)))
             return
         }
-        let canWait = leader.parked.count < config.maxObservers
+        let canWait =
+            leader.parked.count < config.maxObservers || leader.voters[request.replica.id] != nil
         let wait = canWait ? max(.zero, min(request.maxWait, config.maxFetchWait)) : .zero
         leader.parked[request.replica] = ParkedFetch(
             token: token, fetchOffset: request.fetchOffset,
@@ -72,7 +73,10 @@ extension RaftNode {
         _ request: FetchRequest, isValid: Bool, in leader: inout Leader, _ now: MonotonicTime
     ) {
         recordContact(of: request.replica, in: &leader, now) { progress in
-            guard isValid else { return }
+            progress.isDurable = request.isDurable
+            // What a voter holds counts for commits, if it is safe there.
+            let isCounted = voterSet?.isVoter(request.replica) ?? false
+            guard isValid, request.isDurable || !isCounted else { return }
             progress.endOffset = request.fetchOffset
             if request.fetchOffset >= log.endOffset {
                 progress.lastCaughtUp = now
@@ -81,7 +85,6 @@ extension RaftNode {
             {
                 progress.lastCaughtUp = max(progress.lastCaughtUp ?? lastFetch, lastFetch)
             }
-            progress.leaderEndAtLastFetch = log.endOffset
         }
     }
 
@@ -97,7 +100,9 @@ extension RaftNode {
         var progress = (isVoter ? known : leader.observers[replica]) ?? ReplicaProgress()
         if progress.directory == nil { progress.directory = replica.directory }
         note(&progress)
+        // Both of one moment: a fetch that holds this end later was caught up then.
         progress.lastFetch = now
+        progress.leaderEndAtLastFetch = log.endOffset
         if isVoter {
             leader.voters[replica.id] = progress
             leader.notices[replica.id] = .due(now + config.fetchTimeout)

@@ -35,7 +35,9 @@ extension RaftNode {
                 becomeUnattached(now)
             }
         case .leader(let leader):
-            if isInOffice(leader, now), !isRemoved(leader) { return passTransfer(leader, now) }
+            if isInOffice(leader, now), !isRemoved(leader) {
+                return passTransfer(leader, now) || passReadRound(leader, now)
+            }
             resign(leader, now)
         }
         return true
@@ -180,7 +182,10 @@ extension RaftNode {
     }
 
     mutating func follower(of leader: NodeID, _ now: MonotonicTime) -> Follower {
-        Follower(leader: leader, deadline: now + randomFetchTimeout(), fetch: .due(now))
+        // An observer has only heard of this leader, perhaps from one that has not noticed its end
+        // yet: without an answer it soon asks again who leads.
+        let timeout = canCampaign ? randomFetchTimeout() : config.requestTimeout
+        return Follower(leader: leader, deadline: now + timeout, fetch: .due(now))
     }
 
     private mutating func becomeLeader(_ campaign: Campaign, _ now: MonotonicTime) {
@@ -201,7 +206,8 @@ extension RaftNode {
             .appendLeaderChange(
                 LeaderChange(
                     leader: local.id, epoch: election.epoch, offset: epochStart,
-                    voters: voterSet?.ids ?? [], grantingVoters: (granting + [local.id]).sorted())))
+                    voters: voterSet?.ids ?? [],
+                    grantingVoters: (granting + (isVoter ? [local.id] : [])).sorted())))
         // The set that the directories were formatted with; from here on it is in the log.
         if voters.currentOffset == nil, let voterSet { append(voterSet) }
     }

@@ -27,7 +27,8 @@ extension RaftNode {
             return min(
                 earliest(deadline, leader.notices), waits,
                 leader.transfer?.deadline ?? .distantFuture,
-                earliest(.distantFuture, leader.readRound?.errands ?? [:]))
+                earliest(.distantFuture, leader.readRound?.errands ?? [:]),
+                leader.readRound?.deadline ?? .distantFuture)
         }
     }
 
@@ -41,7 +42,7 @@ extension RaftNode {
     /// Whether a fetch may be sent: it says that everything before it is durable.
     private func canFetch(_ follower: Follower) -> Bool {
         guard isElectionDurable, follower.health != .resigned else { return false }
-        return !(isVoter || config.isDurable) || log.durableEnd == log.endOffset
+        return !config.isDurable || log.durableEnd == log.endOffset
             || breaks(.fetchBeforeDurable)
     }
 
@@ -71,7 +72,8 @@ extension RaftNode {
             dropForeignDownload(follower)
             guard canFetch(follower), now >= follower.fetch.due else { return }
             let request =
-                downloadRequest() ?? .fetch(fetchRequest(canWait: follower.health == .alive))
+                downloadRequest()
+                ?? .fetch(fetchRequest(canWait: follower.health == .alive && follower.hasFetched))
             let id = send(request, to: follower.leader)
             follower.fetch = Errand(outstanding: id, due: now + config.requestTimeout)
             role = .follower(follower)
@@ -131,7 +133,7 @@ extension RaftNode {
         FetchRequest(
             replica: local, epoch: election.epoch, fetchOffset: log.endOffset,
             lastFetchedEpoch: log.lastEpoch, highWatermark: highWatermark,
-            maxWait: canWait ? config.maxFetchWait : .zero)
+            maxWait: canWait ? config.maxFetchWait : .zero, isDurable: config.isDurable)
     }
 
     /// Asks somebody who leads; only the leader would take the fetch for one.

@@ -65,6 +65,7 @@ extension RaftNode {
         guard key.directory != nil, key.id >= 0, let progress = leading.observers[key],
             let lastFetch = progress.lastFetch, now <= lastFetch + config.fetchTimeout
         else { throw .notObserving }
+        guard progress.isDurable else { throw .notDurable }
         guard let lastCaughtUp = progress.lastCaughtUp,
             now <= lastCaughtUp + config.fetchTimeout
         else { throw .behind(records: log.endOffset - (progress.endOffset ?? 0)) }

@@ -8,16 +8,20 @@ extension RaftNode {
         guard request.voter.id == local.id, request.candidate.id != local.id,
             request.candidate.id >= 0,
             request.epoch >= 0, canReach(request.epoch), request.endOffset >= 0,
-            request.lastEpoch <= request.epoch, config.isDurable || isVoter
+            request.lastEpoch <= request.epoch, config.isDurable
         else {
+            effects.append(.refuse(token))
+            return
+        }
+        // The vote of another disk under our id is not ours to give: it may be given already. Nor
+        // does an epoch in which we are not asked concern us before it has a leader.
+        guard request.voter.matches(local) || breaks(.voteForOtherDirectory) else {
             effects.append(.refuse(token))
             return
         }
         // An epoch is real once its candidate persisted it; a pre-vote invents none.
         observe(epoch: request.epoch, leader: nil, now)
-        // The vote of another disk under our id is not ours to give: it may be given already.
-        let isAsked = request.voter.matches(local) || breaks(.voteForOtherDirectory)
-        let isGranted = isAsked && request.epoch == election.epoch && grants(request)
+        let isGranted = request.epoch == election.epoch && grants(request)
         if isGranted {
             if request.isPreVote, !breaks(.preVoteCastsVote) {
                 giveWay(now)

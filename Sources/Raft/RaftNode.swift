@@ -114,6 +114,8 @@ package struct RaftNode: Sendable {
     /// replica's vote, which by their set they may need. It leads by the votes of the new set
     /// alone, until that is committed.
     package var canCampaign: Bool {
+        // One that keeps nothing has no vote to give, whatever the set says.
+        guard config.isDurable else { return false }
         guard !isVoter, let last = voters.entries.last else { return isVoter }
         return last.offset >= highWatermark ?? 0 && voters.previous?.isVoter(local) ?? false
     }

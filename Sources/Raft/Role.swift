@@ -146,6 +146,8 @@ package struct ReadRound: Hashable, Sendable {
     /// The voters that are still in our epoch.
     package var confirmed: Set<NodeID> = []
     package var errands: [NodeID: Errand]
+    /// When to give up: voters may reach us that we can't reach.
+    package var deadline: MonotonicTime
 }
 
 /// A snapshot on its way from the leader.
@@ -174,6 +176,8 @@ package struct ReplicaProgress: Hashable, Sendable {
     package var lastCaughtUp: MonotonicTime?
     /// The leader's log end at `lastFetch`.
     package var leaderEndAtLastFetch: Offset = 0
+    /// Whether its last fetch told of records that are on stable storage.
+    package var isDurable = false
 }
 
 package struct ParkedFetch: Hashable, Sendable {

@@ -23,6 +23,8 @@ package enum VoterChangeError: Error, Hashable, Sendable {
     case notVoter
     /// No replica with exactly this id and directory has fetched of late.
     case notObserving
+    /// The replica keeps nothing on stable storage: its votes and fetches prove nothing.
+    case notDurable
     /// The replica lacks so many records that it would hold up commits.
     case behind(records: Int64)
     /// Nobody would be left.

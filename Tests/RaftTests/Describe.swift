@@ -138,6 +138,7 @@ enum Describe {
         case .alreadyVoter(let voter): "\(replica(voter.key)) is a voter"
         case .notVoter: "not a voter"
         case .notObserving: "does not observe"
+        case .notDurable: "not-durable"
         case .behind(let records): "\(records) records behind"
         case .lastVoter: "the last voter"
         }

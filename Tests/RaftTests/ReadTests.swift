@@ -62,6 +62,20 @@ struct ReadTests {
         #expect(again.contains(.readConfirmed(token(3))))
     }
 
+    @Test func readsThatNobodyAnswersAreRefusedInTheEnd() throws {
+        var replica = try leader(1, 2, 3)
+        replica.step(.read(token(1)))
+        // The others go on fetching, so that the leader stays in office.
+        for _ in 0..<2 {
+            replica.pass(replica.node.config.fetchTimeout)
+            for id in [2, 3] as [Int32] { replica.fetch(by: Replica.key(id), at: 1) }
+        }
+        #expect(replica.node.role.name == "leader")
+        #expect(replica.node.nextDeadline > replica.now)
+        // The next read starts a round of its own.
+        #expect(!questions(replica.step(.read(token(2)))).isEmpty)
+    }
+
     @Test func newerEpochRefusesWhatWaits() throws {
         var replica = try leader(1, 2, 3)
         let asked = questions(replica.step(.read(token(1))))

@@ -65,7 +65,7 @@ struct SimulationTests {
         #expect(epochs >= 60)
         #expect(records >= 3_000)
         #expect(loaded >= 20)
-        #expect(taken >= 100)
+        #expect(taken >= 80)
         #expect(reads >= 100)
         #expect(changes >= 60)
     }

@@ -40,6 +40,30 @@ struct VoterChangeTests {
         for case .appendVoters in replica.becomeLeader() { Issue.record("written again") }
     }
 
+    @Test func replicaThatKeepsNothingOnStableStorageBecomesNoVoter() throws {
+        var replica = try leader(1)
+        let broker = Replica.voter(2)
+        replica.step(
+            .request(
+                .fetch(
+                    FetchRequest(
+                        replica: broker.key, epoch: 1, fetchOffset: 1, lastFetchedEpoch: 1,
+                        highWatermark: nil, maxWait: .zero, isDurable: false)),
+                token: replica.newToken()))
+        #expect(throws: VoterChangeError.notDurable) { try change(.add(broker), of: &replica) }
+    }
+
+    @Test func newcomerThatNeededASnapshotIsBehindUntilItHoldsEverything() throws {
+        var replica = try leader(1)
+        let newcomer = Replica.voter(2)
+        // Refused, as a fetch of records that are gone is: it tells that the replica is there.
+        replica.fetch(by: newcomer.key, at: 7)
+        replica.fetch(by: newcomer.key, at: 0)
+        #expect(throws: VoterChangeError.behind(records: 1)) {
+            try change(.add(newcomer), of: &replica)
+        }
+    }
+
     @Test func voterIsAddedOnceItHoldsEverything() throws {
         var replica = try leader(1)
         let newcomer = Replica.voter(2)
@@ -257,7 +281,9 @@ struct VoterChangeTests {
             return nil
         }
         var effects = replica.step(.request(.vote(request), token: replica.newToken()))
-        #expect(isGranted(effects) == false)
+        #expect(isGranted(effects) == nil)
+        // Nor does it follow a candidate into an epoch that may never have a leader.
+        #expect(replica.node.election.epoch < 3)
         // Under its own name it votes, though it takes itself for an observer.
         request.voter = replica.node.local
         effects = replica.step(.request(.vote(request), token: replica.newToken()))
