@@ -64,7 +64,6 @@ package final class BrokerNode: Sendable {
         running.withLock { $0?.server = server }
         try await control.submit { try parts.start() }.get()
         try await parts.register(port: server.port)
-        try await control.submit { parts.lifecycle.startHeartbeats() }.get()
         try await parts.lifecycle.untilUnfenced()
     }
 

@@ -60,7 +60,10 @@ final class BrokerParts: @unchecked Sendable {
                     "/millrace.internal.v1.Controller/" + method, request, timeout: timeout,
                     completion: completion)
             },
-            appliedOffset: { metadata.appliedOffset })
+            appliedOffset: { [replicas] in
+                // What is applied counts only with the logs that it is about.
+                replicas.isReady ? metadata.appliedOffset : Offset(0)
+            })
         let fail: @Sendable (any Error) -> Void = { [lifecycle] error in
             // Silent at once: the process may need a while to stop.
             lifecycle.fail()
@@ -104,7 +107,7 @@ final class BrokerParts: @unchecked Sendable {
         try quorum.start()
     }
 
-    /// Registers and, once the metadata holds the registration, brings the replicas to life.
+    /// Registers, heartbeats from then on, and, once the metadata holds the registration, brings the replicas to life.
     ///
     /// - Parameter port: where this broker listens, for a listener with port 0.
     func register(port: Int) async throws {
@@ -113,6 +116,8 @@ final class BrokerParts: @unchecked Sendable {
             previousEpoch: replicas.disks.previousBrokerEpoch)
         let epoch = try await lifecycle.register(request)
         replicas.registered(epoch: epoch)
+        // At once: to catch up and to open logs may take longer than a session.
+        try await control.submit { [lifecycle] in lifecycle.startHeartbeats() }.get()
         let applied = control.makePromise(of: Void.self)
         control.execute { [metadata] in
             metadata.whenApplied(below: Offset(epoch.rawValue) + 1) { applied.completeWith($0) }

@@ -61,6 +61,7 @@ extension ReplicaManager {
     }
 
     private func opened(_ replica: Replica, _ result: Result<(OpenedLog, Offset), LogError>) {
+        openingEnded(replica.id)
         switch result {
         case .success((let opened, let highWatermark)):
             if replica.isRemoved {

@@ -61,7 +61,9 @@ final class ReplicaManager: @unchecked Sendable {
     private let index: IndexBox
 
     // Control loop only.
-    private var hasApplied = false
+    var startup = Startup.new
+    /// Those of the first image that are still being opened.
+    var initialOpenings: Set<TopicPartition> = []
     private var settings: BrokerSettings
     /// Which partition a folder belongs to, until it is deleted.
     var folders: [PartitionFolder: TopicPartition] = [:]
@@ -155,14 +157,14 @@ final class ReplicaManager: @unchecked Sendable {
     /// The first call must come with an image that is caught up: what it does not know is deleted.
     func apply(image: MetadataImage, delta: MetadataDelta) {
         guard !isStopping else { return }
-        let isFirst = !hasApplied
-        hasApplied = true
-        if isFirst {
-            disks.deleteStrays { id in
-                image.partition(id)?.replicas.contains(options.nodeID) == true
-            }
-            onPool { [disks] in disks.removeLeftovers() }
+        switch startup {
+        case .new: start(with: image)
+        case .deletingStrays: startup = .deletingStrays(newest: image)
+        case .done: update(to: image, delta, isFirst: false)
         }
+    }
+
+    func update(to image: MetadataImage, _ delta: MetadataDelta, isFirst: Bool) {
         var work: [ObjectIdentifier: [@Sendable () -> Void]] = [:]
         if isFirst || !delta.changedConfigs.isEmpty { settingsChanged(image, &work) }
         if isFirst || !delta.changedBrokers.isEmpty { brokersChanged(image, &work) }
@@ -173,6 +175,7 @@ final class ReplicaManager: @unchecked Sendable {
             else { continue }
             let settings = ReplicaSettings(
                 image: image, topic: topic.name, state: state, defaults: options)
+            if isFirst { initialOpenings.insert(id) }
             let replica = replica(id) ?? create(id, topic: topic.name, settings: settings)
             let assignment = PartitionAssignment(state)
             work[ObjectIdentifier(replica.shard), default: []].append {
