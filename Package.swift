@@ -144,7 +144,7 @@ let package = Package(
             name: "BrokerTests",
             dependencies: [
                 "Broker", "Records", "Storage", "Essentials", "Metadata", "Replication", "RPC",
-                "Protocol", "Configuration", "Quorum", nioCore, nioPosix, nioEmbedded, protobuf,
+                "Protocol", "Configuration", "Controller", "Quorum", "Raft", nioCore, nioPosix, nioEmbedded, protobuf,
                 logging, hashTrees,
             ], swiftSettings: settings),
         .testTarget(
