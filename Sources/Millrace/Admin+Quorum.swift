@@ -27,8 +27,8 @@ extension Admin {
     ///     left out while the leader knows only one with this node id.
     ///   - timeout: how long it may take to catch up.
     /// - Returns: the voters from then on.
-    /// - Throws: `DUPLICATE_VOTER` if it votes already; `INVALID_VOTER_KEY`, `REQUEST_TIMED_OUT` if it
-    ///   does not follow the leader, or not closely enough.
+    /// - Throws: `DUPLICATE_VOTER` if one with this id votes already, from another address or directory;
+    ///   `VOTER_NOT_FOUND`, `REQUEST_TIMED_OUT` if it does not follow the leader, or not closely enough.
     public func addVoter(
         _ id: Int32, at address: BrokerAddress, directoryID: String? = nil,
         timeout: Duration = .seconds(30)
@@ -95,11 +95,14 @@ extension Admin {
         to target: Int32? = nil, timeout: Duration? = nil
     ) async throws(MillraceError) -> QuorumLeader {
         var request = WireTransferLeadershipRequest()
-        if let target { request.to = target }
-        // Without a target a second attempt could move it once more.
+        // Chosen here, so that a second attempt can't move the leadership once more: the way to the old
+        // leader may break off before its answer has come.
+        var successor = target
+        if successor == nil { successor = try await describeQuorum(timeout: timeout).successor }
+        if let successor { request.to = successor }
         let answer: WireTransferLeadershipResponse = try await core.callAny(
             Self.quorum + "TransferLeadership", request, timeout: timeout,
-            isRepeatable: target != nil, attemptTimeout: .seconds(10))
+            isRepeatable: successor != nil, attemptTimeout: .seconds(10))
         return QuorumLeader(id: answer.leaderID, epoch: answer.leaderEpoch)
     }
 
@@ -150,6 +153,12 @@ extension Admin {
 // MARK: From the wire
 
 extension QuorumDescription {
+    /// The voter beside the leader that has most of the log; `nil` if none was heard from.
+    fileprivate var successor: Int32? {
+        voters.filter { $0.id != leaderID && $0.lag != nil }
+            .max { ($0.logEndOffset ?? -1, $1.id) < ($1.logEndOffset ?? -1, $0.id) }?.id
+    }
+
     init(_ answer: WireDescribeQuorumResponse) {
         self.init(
             clusterID: answer.clusterID, leaderID: answer.hasLeaderID ? answer.leaderID : nil,

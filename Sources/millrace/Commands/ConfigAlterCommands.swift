@@ -19,7 +19,7 @@ struct ConfigDescribeCommand: AsyncParsableCommand {
         let entries = try await client.withClient {
             try await Admin(client: $0).describeConfigs(of: resource, names: keys)
         }
-        var table = Table("NAME", "VALUE", "FROM", "ELSE IT WERE")
+        var table = Table("NAME", "VALUE", "FROM", "DEFAULT")
         for entry in entries {
             let other = entry.defaultValue == entry.value ? "" : entry.defaultValue
             table.add(entry.name, entry.value, entry.source.rawValue, other)
