@@ -58,6 +58,32 @@ extension QuorumNode {
         return client
     }
 
+    /// So many times a voter is asked where it should be before it is looked for elsewhere.
+    private static let patience = 3
+
+    /// Whom to ask for a voter's vote: mostly that voter. One that is not found where the voter set
+    /// says may be at one of the bootstrap servers, as all are when every controller has moved; the
+    /// request names the voter, and others refuse it.
+    func respondent(for peer: NodeID) -> NodeID {
+        let servers = bootstrapIDs
+        guard peer >= 0, let failures = searches[peer], failures >= Self.patience,
+            !servers.isEmpty
+        else { return peer }
+        let turn = failures % (servers.count + 1)
+        return turn == 0 ? peer : servers[turn - 1]
+    }
+
+    /// Notes whether a voter was found where it was asked for its vote.
+    func noteSearch(for peer: NodeID, at respondent: NodeID, wasFound: Bool) {
+        guard wasFound else {
+            searches[peer, default: 0] &+= 1
+            return
+        }
+        searches[peer] = nil
+        guard respondent != peer, let (host, port) = address(of: respondent) else { return }
+        learned[peer] = Endpoint(host: host, port: port)
+    }
+
     /// Another voter set is in force.
     func votersChanged(_ set: VoterSet?) {
         let voters = set?.voters ?? []

@@ -112,7 +112,9 @@ extension QuorumNode {
         _ path: String, _ request: some Message, to peer: NodeID, id: RequestID,
         read: @escaping @Sendable (Answer) throws(RPCError) -> Received
     ) {
-        guard let client = client(of: peer),
+        let isVote = path == Self.votePath
+        let respondent = isVote ? respondent(for: peer) : peer
+        guard let client = client(of: respondent),
             let body = try? PayloadEncoding.protobuf.encode(request)
         else {
             eventLoop.execute { self.step(.requestFailed(id)) }
@@ -130,6 +132,7 @@ extension QuorumNode {
                     Answer.self, from: try result.get())
                 let received = try read(answer)
                 if path == Self.fetchPath { self.adaptFetches(inTime: true) }
+                if isVote { self.noteSearch(for: peer, at: respondent, wasFound: true) }
                 if let endpoint = received.endpoint {
                     self.learn(endpoint, of: received.leader, epoch: received.epoch)
                 }
@@ -147,6 +150,7 @@ extension QuorumNode {
                 {
                     self.adaptFetches(inTime: false)
                 }
+                if isVote { self.noteSearch(for: peer, at: respondent, wasFound: false) }
                 if error.isConnectionRefused { self.step(.connectionLost(to: peer)) }
                 self.step(.requestFailed(id))
             }

@@ -60,6 +60,8 @@ package final class QuorumNode: @unchecked Sendable {
     var peers: [NodeID: RPCClient] = [:]
     /// Where leaders listen, as messages said; newer than the voter set.
     var learned: [NodeID: Endpoint] = [:]
+    /// Voters that were not found where they should be, and how often they were looked for.
+    var searches: [NodeID: Int] = [:]
     /// The voter set that the listener was told last, by id.
     var lastAnnounced: [NodeID: Voter] = [:]
     /// What each replica that fetches from this leader understands.

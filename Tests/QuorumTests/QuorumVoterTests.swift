@@ -238,6 +238,32 @@ import Testing
         }
     }
 
+    @Test func votersThatAllMovedFindEachOtherThroughBootstrapServers() async throws {
+        try await withCluster { cluster in
+            var members: [Member] = []
+            for id in [1, 2, 3] as [NodeID] { members.append(try await cluster.start(id)) }
+            _ = try await cluster.leader(of: members).propose(["before"])
+            try await has(["before"], members)
+            for member in members { await member.stop() }
+            let places = ([5, 6, 4] as [NodeID]).map { cluster.endpoint($0) }
+            members = []
+            for (index, id) in ([1, 2, 3] as [NodeID]).enumerated() {
+                members.append(
+                    try await cluster.start(id, listener: places[index]) {
+                        $0.bootstrapServers = places
+                    })
+            }
+            let leader = try await cluster.leader(of: members)
+            _ = try await leader.propose(["after"])
+            try await has(["before", "after"], members)
+            try await eventually("the voter set says where they are") {
+                let ports = try await leader.node.onLoop { $0.voters.map(\.port) }
+                return ports == places.map(\.port) ? true : nil
+            }
+            for member in members { await member.stop() }
+        }
+    }
+
     // MARK: Reading
 
     @Test func readIsAnsweredByTheLeaderOnly() async throws {
