@@ -495,7 +495,7 @@ package nonisolated struct WireFetchResponse: Sendable {
   /// Clears the value of `leaderEpoch`. Subsequent reads from it will return its default value.
   package mutating func clearLeaderEpoch() {self._leaderEpoch = nil}
 
-  /// With `readable`: the records from `offset` on.
+  /// With `readable`: the records from `offset` on, until they reach `max_bytes`.
   package var records: [WireRecord] = []
 
   /// Otherwise whole record batches v2, the first of which contains `offset`: skip what is before it.

@@ -4,6 +4,7 @@ import Metadata
 import NIOCore
 import Protocol
 import RPC
+import Records
 import SwiftProtobuf
 import Testing
 
@@ -62,6 +63,25 @@ import Testing
         #expect(!records[1].hasKey)
         #expect(records[1].value.bytes == .init([0xff, 0xfe]))
         #expect(try ReadableRecords.records(in: groups[0].batch, from: 1).count == 1)
+    }
+
+    @Test func asMuchIsReadAsIsAskedForHoweverMuchIsCompressed() throws {
+        var batches = ByteBuffer()
+        for batch in 0..<3 {
+            var builder = RecordBatchBuilder()
+            for _ in 0..<100 {
+                builder.append(
+                    key: nil, value: [UInt8](repeating: 7, count: 1_000), timestamp: 1)
+            }
+            batches.writeImmutableBuffer(
+                builder.finish(baseOffset: Offset(Int64(batch * 100)), compression: .zstd))
+        }
+        #expect(batches.readableBytes < 3_000)
+        let all = try ReadableRecords.records(in: batches, from: 0)
+        #expect(all.count == 300)
+        let some = try ReadableRecords.records(in: batches, from: 150, maxBytes: 20_000)
+        #expect(some == Array(all[150..<170]))
+        #expect(try ReadableRecords.records(in: batches, from: 299, maxBytes: 1).count == 1)
     }
 
     @Test func keysChooseTheirPartitionAndKeylessRecordsStayTogether() throws {

@@ -66,12 +66,14 @@ struct FetchService: Sendable {
         let readable = request.readable || call.encoding == .json
         let offset = Offset(request.offset)
         let bound = NIOLoopBound(call, eventLoop: call.eventLoop)
+        let maxBytes = allowedBytes(request)
         switch try route(request.topic, request.partition, image: image) {
         case .here(let replica):
-            let maxBytes = allowedBytes(request)
             let fetch = PendingFetch(request, from: replica, maxBytes: maxBytes) { result in
                 bound.eventLoop.runNow {
-                    Self.answer(bound.value, with: result, readable: readable, from: offset)
+                    Self.answer(
+                        bound.value, with: result, readableBytes: readable ? maxBytes : nil,
+                        from: offset)
                 }
             }
             call.onCancel = { replica.eventLoop.runNow { fetch.cancel() } }
@@ -95,7 +97,8 @@ struct FetchService: Sendable {
             ) { answer in
                 let result = Self.outcome(of: answer)
                 bound.eventLoop.runNow {
-                    Self.answer(bound.value, with: result, readable: true, from: offset)
+                    Self.answer(
+                        bound.value, with: result, readableBytes: maxBytes, from: offset)
                 }
             }
         }
@@ -118,13 +121,14 @@ struct FetchService: Sendable {
         }
     }
 
+    /// - Parameter readableBytes: how much to answer in the readable form; `nil` for the compact one.
     private static func answer(
-        _ call: ServerCall, with result: Result<FetchOutcome, RPCError>, readable: Bool,
+        _ call: ServerCall, with result: Result<FetchOutcome, RPCError>, readableBytes: Int?,
         from offset: Offset
     ) {
         do throws(RPCError) {
             let outcome = try result.get()
-            guard readable else {
+            guard let readableBytes else {
                 call.respond(pieces(of: outcome))
                 return
             }
@@ -132,7 +136,8 @@ struct FetchService: Sendable {
             response.highWatermark = outcome.highWatermark.rawValue
             response.logStartOffset = outcome.logStartOffset.rawValue
             response.leaderEpoch = outcome.leaderEpoch.rawValue
-            response.records = try ReadableRecords.records(in: outcome.batches, from: offset)
+            response.records = try ReadableRecords.records(
+                in: outcome.batches, from: offset, maxBytes: readableBytes)
             call.respond(response)
         } catch {
             call.fail(error)

@@ -66,10 +66,14 @@ enum ReadableRecords {
     }
 
     /// The records in `batches` from `offset` on, in readable form; control records are left out.
+    ///
+    /// - Parameter maxBytes: the record that reaches it is the last: a few bytes of compressed
+    ///   batches may hold very many records.
     static func records(
-        in batches: ByteBuffer, from offset: Offset
+        in batches: ByteBuffer, from offset: Offset, maxBytes: Int = .max
     ) throws(RPCError) -> [WireRecord] {
         var records: [WireRecord] = []
+        var bytes = 0
         do {
             var reader = RecordReader(batches)
             while let record = try reader.next() {
@@ -86,11 +90,23 @@ enum ReadableRecords {
                     return readable
                 }
                 records.append(readable)
+                bytes += record.byteCount
+                if bytes >= maxBytes { break }
             }
         } catch {
             throw RPCError(.corruptMessage, "the stored records can't be read: \(error)")
         }
         return records
+    }
+}
+
+extension Record {
+    /// What is read of it, and some for offset and timestamp.
+    fileprivate var byteCount: Int {
+        headers.reduce(16 + (key?.readableBytes ?? 0) + (value?.readableBytes ?? 0)) {
+            sum, header in
+            sum + header.name.utf8.count + (header.value?.readableBytes ?? 0)
+        }
     }
 }
 
