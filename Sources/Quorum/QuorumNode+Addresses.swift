@@ -61,9 +61,10 @@ extension QuorumNode {
     /// So many times a voter is asked where it should be before it is looked for elsewhere.
     private static let patience = 3
 
-    /// Whom to ask for a voter's vote: mostly that voter. One that is not found where the voter set
-    /// says may be at one of the bootstrap servers, as all are when every controller has moved; the
-    /// request names the voter, and others refuse it.
+    /// Whom to ask for a voter's vote: mostly that voter.
+    ///
+    /// One that is not found where the voter set says may be at one of the bootstrap servers, as all
+    /// are when every controller has moved; the request names the voter, and others refuse it.
     func respondent(for peer: NodeID) -> NodeID {
         let servers = bootstrapIDs
         guard peer >= 0, let failures = searches[peer], failures >= Self.patience,
