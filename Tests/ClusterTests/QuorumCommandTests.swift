@@ -39,6 +39,7 @@ extension ClusterTests {
                 try await cluster.kill(1001)
                 try await cluster.millrace("topic", "create", "with-three")
                 try cluster.restart(1001)
+                try await cluster.awaitRestarted(1001)
 
                 try await cluster.millrace(
                     "quorum", "remove-voter", "1004/\(fourth.directoryID)")
@@ -77,11 +78,39 @@ extension ClusterTests {
                 try await cluster.millrace("topic", "create", "late")
                 #expect(try await [1002, 1003].contains(cluster.quorum().leaderId))
                 try cluster.restart(1001)
-                try await eventually("the first follows again") {
-                    try await cluster.millrace("quorum", "replication").contains("follower")
-                }
+                try await cluster.awaitRestarted(1001)
             }
             for other in others { other.process.send(SIGKILL) }
+        }
+
+        @Test func aVoterWhoseDiskWasLostFollowsUntilItIsReplaced() async throws {
+            try await Cluster.with(controllers: 3) { cluster in
+                let lost = try cluster.node(1003)
+                try await cluster.kill(1003)
+                try FileManager.default.removeItem(atPath: lost.dataDir)
+                let directoryID = try await Cluster.run(
+                    "storage", "random-id", in: cluster.directory)
+                _ = try await Cluster.run(
+                    "storage", "format", "--config", lost.config, "--no-initial-controllers",
+                    "--cluster-id", try await cluster.quorum().clusterId,
+                    "--directory-id", directoryID, in: cluster.directory)
+                try cluster.restart(1003)
+                try await eventually("the new disk is seen beside the old voter") {
+                    let quorum = try await cluster.quorum()
+                    return quorum.voters.map(\.id).contains(1003)
+                        && quorum.observers.map(\.id).contains(1003)
+                }
+                try await cluster.millrace("quorum", "remove-voter", "1003")
+                try await cluster.millrace(
+                    "quorum", "add-voter", "1003@127.0.0.1:\(lost.port)/\(directoryID)")
+                #expect(try await voters(cluster) == [1001, 1002, 1003])
+
+                // It counts: without it there were no majority now.
+                try await cluster.kill(1001)
+                try await cluster.millrace("topic", "create", "without-the-first")
+                try cluster.restart(1001)
+                try await cluster.awaitRestarted(1001)
+            }
         }
 
         @Test func leadershipGoesToTheVoterThatIsNamed() async throws {

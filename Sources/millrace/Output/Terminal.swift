@@ -53,12 +53,13 @@ enum Terminal {
         }
     }
 
-    /// Replaces what is on the other screen.
-    static func draw(_ lines: [String]) {
+    /// Replaces what is on the other screen; lines that are too long go on in the next.
+    static func draw(_ text: [String]) {
         let (columns, rows) = size
+        let lines = text.flatMap { wrapped($0, at: columns) }
         var text = "\u{1b}[H"
         for line in lines.prefix(rows) {
-            text += line.prefix(columns) + "\u{1b}[K\n"
+            text += line + "\u{1b}[K\n"
         }
         // The last line ends without a line feed, which could scroll.
         if lines.count >= rows { text.removeLast() }
@@ -66,6 +67,16 @@ enum Terminal {
         isOpen.withLock { isOpen in
             if isOpen { write(text) }
         }
+    }
+
+    private static func wrapped(_ line: String, at columns: Int) -> [Substring] {
+        var rest = line[...]
+        var parts: [Substring] = []
+        repeat {
+            parts.append(rest.prefix(columns))
+            rest = rest.dropFirst(columns)
+        } while !rest.isEmpty
+        return parts
     }
 
     /// Safe in a signal handler.

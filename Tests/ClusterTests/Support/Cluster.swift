@@ -134,6 +134,14 @@ final class Cluster {
         restarted[id] = try RunningProcess(Self.binary, Self.arguments(of: node), in: directory)
     }
 
+    /// Waits until a node that was started again serves.
+    func awaitRestarted(_ id: Int) async throws {
+        let process = try #require(restarted[id])
+        try await eventually(within: .seconds(60), "node \(id) is ready: \(process.errors)") {
+            process.output.contains("is ready")
+        }
+    }
+
     /// Starts a node that has ended, on a copy of its data in a file system of its own, of `megabytes`.
     ///
     /// What happens there is seen by that process alone; `path(_:seenBy:)` leads to it.
