@@ -113,6 +113,8 @@ extension Log {
             // What is still there of the records below the log start would get in the way.
             try truncateFully(andStartAt: start)
         }
+        // Lest a segment that is to go takes the new one of its name with it.
+        try io { () throws(FileError) in _ = try files.renameRetired() }
         // As before a truncation: what is to be written lies below what is said to be known.
         try store?.setLogStart(folder, to: start)
         try store?.willTruncate(folder, to: 0, generation: generation + 1)
@@ -166,7 +168,8 @@ extension Log {
                 repeat {
                     bytes += headers[end].totalSize
                     end += 1
-                } while end < headers.count && fits(headers[end], after: bytes)
+                } while end < headers.count
+                    && fits(headers[end], after: bytes, first: headers[start])
                 try write(batches, position..<(position + bytes), headers[start..<end])
                 position += bytes
                 start = end
@@ -224,12 +227,23 @@ extension Log {
 
     // MARK: Segments
 
+    /// Closes the segment that is written, unless it is empty, and starts the next.
+    package func roll() throws(LogError) {
+        try checkWritable()
+        guard active.size > 0 else { return }
+        try startSegment(at: logEndOffset)
+    }
+
     private func rollIfFull(for header: RecordBatchHeader) throws(LogError) {
-        guard active.size > 0, !fits(header, after: 0) else { return }
+        guard active.size > 0, !fits(header, after: 0, first: nil) else { return }
+        try startSegment(at: header.baseOffset)
+    }
+
+    private func startSegment(at base: Offset) throws(LogError) {
         let full = active
         let next = try io { () throws(FileError) in
             try Segment.create(
-                baseOffset: header.baseOffset, directory: directory, fileSystem: fileSystem,
+                baseOffset: base, directory: directory, fileSystem: fileSystem,
                 interval: config.indexIntervalBytes)
         }
         full.writeIndex()
@@ -240,9 +254,26 @@ extension Log {
     }
 
     /// Whether a batch still belongs in the segment, when `bytes` have been added to it.
-    private func fits(_ header: RecordBatchHeader, after bytes: Int) -> Bool {
+    ///
+    /// - Parameter first: the batch that the segment begins with if it is still empty.
+    private func fits(
+        _ header: RecordBatchHeader, after bytes: Int, first: RecordBatchHeader?
+    ) -> Bool {
         let size = active.size + bytes + header.totalSize
         return size <= min(config.segmentBytes, Int(Int32.max))
             && header.lastOffset - active.baseOffset <= Int64(Int32.max)
+            && active.indexBytes < config.maxIndexBytes
+            && !isTooYoung(header, for: active.firstTimestamp ?? first?.maxTimestamp)
+    }
+
+    /// Whether a batch is too much younger than the first in the segment.
+    ///
+    /// By what the batches say, so that every replica's segments end at the same ones and the clock's
+    /// moods do not matter.
+    private func isTooYoung(_ header: RecordBatchHeader, for first: Int64?) -> Bool {
+        guard let age = config.segmentAge, let first, first >= 0, header.maxTimestamp > first else {
+            return false
+        }
+        return .milliseconds(header.maxTimestamp - first) > age
     }
 }

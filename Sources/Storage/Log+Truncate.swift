@@ -25,6 +25,11 @@ extension Log {
         // First, or a crash would leave a log shorter than what is said to be known of it.
         try store?.willTruncate(folder, to: end, generation: generation + 1)
         generation += 1
+        if startBeingNoted != nil {
+            // It may lie above the new end, and the log may grow past it again.
+            try store?.setLogStart(folder, to: logStartOffset)
+            startBeingNoted = nil
+        }
         recent.truncate(to: end)
         do throws(LogError) {
             try removeSegments(after: number)
@@ -44,8 +49,11 @@ extension Log {
     /// The old records are gone durably when this returns, and no epoch is known any more.
     package func truncateFully(andStartAt offset: Offset) throws(LogError) {
         try checkMayTruncate()
+        // Lest a segment that is to go takes the new one of its name with it.
+        try io { () throws(FileError) in _ = try files.renameRetired() }
         try store?.willTruncate(folder, to: 0, generation: generation + 1)
         generation += 1
+        startBeingNoted = nil
         let firstBase = segments.first?.baseOffset ?? offset
         try store?.setLogStart(folder, to: offset >= firstBase ? offset : nil)
         recent.removeAll()

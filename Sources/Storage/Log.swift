@@ -48,8 +48,10 @@ package final class Log {
     var setAside: [SegmentName]
     /// Why the log takes nothing; `nil` while it does.
     var refusal: LogError?
+    /// A log start that is being noted, or was in vain, and isn't in force.
+    var startBeingNoted: Offset?
     /// The older segments that were read last, and keep their index in memory.
-    private var recentlyRead: [Segment] = []
+    var recentlyRead: [Segment] = []
 
     private init(
         recovered recovery: LogRecovery, health: StorageHealth,

@@ -31,4 +31,9 @@ package protocol LogCheckpointStore: AnyObject, Sendable {
     func willTruncate(_ folder: String, to end: Offset, generation: UInt64) throws(LogError)
     /// The log in `folder` is to start at `offset` from now on; `nil`: where its first segment does.
     func setLogStart(_ folder: String, to offset: Offset?) throws(LogError)
+    /// The log in `folder` is to start at `offset`, unless it starts later already, or has been truncated
+    /// since `generation`: false then.
+    func raiseLogStart(
+        _ folder: String, to offset: Offset, generation: UInt64
+    ) throws(LogError) -> Bool
 }

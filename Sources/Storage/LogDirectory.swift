@@ -356,6 +356,21 @@ package final class LogDirectory: LogCheckpointStore {
         }
     }
 
+    package func raiseLogStart(
+        _ folder: String, to offset: Offset, generation: UInt64
+    ) throws(LogError) -> Bool {
+        var isCurrent = false
+        try update { state in
+            // Whatever truncated the log has noted a start of its own, which may be lower.
+            isCurrent = state.generations[folder] == generation
+            guard isCurrent, offset > state.checkpoints[folder].logStartOffset ?? -1 else {
+                return []
+            }
+            return state.checkpoints.set(.logStart, folder, offset) ? [.logStart] : []
+        }
+        return isCurrent
+    }
+
     /// Changes what is known, and writes the files that this changes before anyone else goes on.
     private func update(
         _ change: (inout State) -> Set<DirectoryCheckpoints.Kind>

@@ -10,7 +10,12 @@ final class LogFolder: Sendable {
         var path: String?
         /// The newest version of the leader epochs that is in their file, durably.
         var writtenEpochs: UInt64 = 0
+        /// Segments that the log has no more, and whose files are still called as before.
+        var retired: [SegmentName] = []
     }
+
+    /// What the names of segments end in that are as good as gone.
+    static let deletedSuffix = ".deleted"
 
     init(path: String, fileSystem: any FileSystem) {
         self.fileSystem = fileSystem
@@ -35,6 +40,35 @@ final class LogFolder: Sendable {
             guard let path = state.path else { return }
             try fileSystem.syncDirectory(path)
         }
+    }
+
+    /// Takes note that the log has these segments no more, the oldest first.
+    func retire(_ names: [SegmentName]) {
+        state.withLock { $0.retired += names }
+    }
+
+    /// Renames the segments that were retired, whoever comes first, and returns how many.
+    func renameRetired() throws(FileError) -> Int {
+        try state.withLock { state throws(FileError) in
+            guard let path = state.path else { return 0 }
+            var count = 0
+            // The oldest first: what is left is always without a gap.
+            while let name = state.retired.first {
+                try fileSystem.remove("\(path)/\(name.offsetIndex)")
+                try fileSystem.remove("\(path)/\(name.timeIndex)")
+                try fileSystem.rename(
+                    "\(path)/\(name.log)", to: "\(path)/\(name.log)\(Self.deletedSuffix)")
+                state.retired.removeFirst()
+                count += 1
+            }
+            return count
+        }
+    }
+
+    /// Removes the files of a segment that was retired and renamed.
+    func removeRetired(_ name: SegmentName) throws(FileError) {
+        guard let path = state.withLock({ $0.path }) else { return }
+        try fileSystem.remove("\(path)/\(name.log)\(Self.deletedSuffix)")
     }
 
     /// Renames the folder, durably; nothing is written there under its old name afterwards.

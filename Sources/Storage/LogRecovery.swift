@@ -268,6 +268,8 @@ struct LogRecovery {
         for entry in epochsFound.entries {
             stored?.assign(entry.epoch, startOffset: entry.startOffset)
         }
+        // What starts below the log start may be gone, and is of no interest.
+        stored?.advanceStart(to: logStartOffset)
         if let stored, try isTrue(stored) {
             epochs = stored
         } else {

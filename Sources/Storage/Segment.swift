@@ -20,6 +20,9 @@ final class Segment {
     private var file: (any File)?
     /// `nil` while it has not been needed: see `loadIndex`.
     private var index: SegmentIndex?
+    /// What the index said of the largest timestamp before it was let go.
+    private var notedMaxTimestamp: Int64?
+    private var notedFirstTimestamp: Int64?
 
     init(
         baseOffset: Offset, directory: String, size: Int, durableSize: Int,
@@ -63,7 +66,48 @@ final class Segment {
     func release() {
         // A file that isn't durable stays open: a later descriptor may not hear of its write errors.
         if isDurable { file = nil }
+        notedMaxTimestamp = maxTimestamp
         index = nil
+    }
+
+    // MARK: Times
+
+    /// The largest timestamp, -1 for none; `nil` while it would have to be read.
+    var maxTimestamp: Int64? { index?.maxTimestamp ?? notedMaxTimestamp }
+
+    /// Takes note of the largest timestamp that `readMaxTimestamp` of another value found.
+    func note(maxTimestamp: Int64) {
+        notedMaxTimestamp = maxTimestamp
+    }
+
+    /// Reads the largest timestamp without keeping or changing anything.
+    func readMaxTimestamp() throws(LogError) -> Int64 {
+        if let maxTimestamp { return maxTimestamp }
+        if let stored = storedIndex() { return stored.maxTimestamp }
+        return try walk(SegmentIndex(baseOffset: baseOffset, interval: interval), from: 0)
+            .maxTimestamp
+    }
+
+    /// The largest timestamp of the first batch; `nil` if there is none, or it can't be read now.
+    var firstTimestamp: Int64? {
+        guard size > 0 else { return nil }
+        if let notedFirstTimestamp { return notedFirstTimestamp }
+        guard var scanner = try? scanner(from: 0, checksCRC: false, window: 4_096),
+            case .batch(let header, _)? = try? scanner.next()
+        else { return nil }
+        notedFirstTimestamp = header.maxTimestamp
+        return notedFirstTimestamp
+    }
+
+    /// The size of the larger index file as it will be.
+    var indexBytes: Int {
+        max((index?.offsets.count ?? 0) * 8, (index?.times.count ?? 0) * 12)
+    }
+
+    /// What is known of times may be of bytes that are gone.
+    private func forgetTimes() {
+        notedMaxTimestamp = nil
+        notedFirstTimestamp = nil
     }
 
     // MARK: Writing
@@ -86,6 +130,7 @@ final class Segment {
             }
             throw .io(failure)
         }
+        if size == 0 { notedFirstTimestamp = headers.first?.maxTimestamp }
         for header in headers {
             index?.add(header, at: size)
             size += header.totalSize
@@ -101,6 +146,7 @@ final class Segment {
     func undo(to mark: (size: Int, index: SegmentIndex.Mark)) throws(FileError) {
         try open().truncate(to: mark.size)
         size = mark.size
+        forgetTimes()
         index?.restore(mark.index)
     }
 
@@ -115,6 +161,7 @@ final class Segment {
         // Without one in memory, all is walked over again.
         var index = self.index ?? SegmentIndex(baseOffset: baseOffset, interval: interval)
         self.index = nil
+        forgetTimes()
         size = newSize
         durableSize = newSize
         let start = index.rewind(to: newSize)
@@ -126,6 +173,7 @@ final class Segment {
         self.size = size
         durableSize = size
         index = nil
+        forgetTimes()
     }
 
     /// Removes the segment's files, the log last of all, so that no index is left without one.
@@ -134,7 +182,7 @@ final class Segment {
         try fileSystem.remove(path)
     }
 
-    private func removeIndexFiles() throws(FileError) {
+    func removeIndexFiles() throws(FileError) {
         try fileSystem.remove("\(directory)/\(name.offsetIndex)")
         try fileSystem.remove("\(directory)/\(name.timeIndex)")
     }

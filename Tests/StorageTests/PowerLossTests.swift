@@ -18,6 +18,8 @@ private struct Model {
     var durable: Offset = 0
     /// Nothing below may be readable any more.
     var start: Offset = 0
+    /// Everything from here on that is there has to be readable.
+    var latestStart: Offset = 0
     var epoch: LeaderEpoch = 0
     var counter = 0
 }
@@ -56,7 +58,8 @@ private struct Run {
             for _ in 0..<Int.random(in: 1...3, using: &generator) {
                 model.counter += 1
                 let value = "value \(model.counter)"
-                builder.append(key: nil, value: ByteBuffer(string: value), timestamp: 5)
+                builder.append(
+                    key: nil, value: ByteBuffer(string: value), timestamp: Int64(model.counter))
                 // Also if the append fails, since some of it may be there after a crash.
                 model.entries[offset] = Model.Entry(value: value, epoch: model.epoch)
                 offset += 1
@@ -92,14 +95,56 @@ private struct Run {
         try log.truncate(to: Offset(target))
         #expect(log.logEndOffset <= Offset(target) && log.logEndOffset > Offset(target - 3))
         model.entries = model.entries.filter { $0.key < log.logEndOffset }
+        model.latestStart = log.logStartOffset
     }
 
     mutating func advanceStart() throws {
         let low = log.logStartOffset.rawValue
         guard log.durableOffset.rawValue >= low else { return }
         let target = Int64.random(in: low...log.durableOffset.rawValue, using: &generator)
+        model.latestStart = max(model.latestStart, Offset(target))
         try log.advanceLogStart(to: Offset(target))
         model.start = Offset(target)
+    }
+
+    /// Retention, and all that may happen between its steps.
+    mutating func retain() throws {
+        let low = log.logStartOffset.rawValue
+        guard log.durableOffset.rawValue >= low else { return }
+        let limit = Int64.random(in: low...log.durableOffset.rawValue, using: &generator)
+        var survey = log.survey(below: Offset(limit))
+        try intervene()
+        let policy = RetentionPolicy(
+            maxAge: Bool.random(using: &generator) ? .milliseconds(10) : nil,
+            minBytes: Bool.random(using: &generator)
+                ? Int64.random(in: 0...2_000, using: &generator) : nil)
+        guard let start = try survey.start(by: policy, now: Int64(model.counter)),
+            let start = try log.settle(survey, start: start), start <= log.durableOffset
+        else { return }
+        #expect(start <= Offset(limit), "seed \(seed)")
+        try intervene()
+        guard start <= log.durableOffset, let ticket = try log.prepareStart(start) else { return }
+        model.latestStart = max(model.latestStart, start)
+        try intervene()
+        try ticket.perform()
+        try intervene()
+        let retired = log.completeStart(ticket)
+        if log.logStartOffset == start { model.start = start }
+        try intervene()
+        try retired?.rename()
+        try intervene()
+        try retired?.remove()
+    }
+
+    private mutating func intervene() throws {
+        switch Int.random(in: 0..<12, using: &generator) {
+        case 0..<3: try append()
+        case 3: try flush()
+        case 4: try checkpoint()
+        case 5: try truncate()
+        case 6: try startAnew()
+        default: break
+        }
     }
 
     mutating func startAnew() throws {
@@ -110,17 +155,19 @@ private struct Run {
         isStartingAnew = false
         model.entries = [:]
         model.start = target
+        model.latestStart = target
         model.durable = target
     }
 
     mutating func step() throws {
-        switch Int.random(in: 0..<40, using: &generator) {
+        switch Int.random(in: 0..<41, using: &generator) {
         case 0..<20: try append()
         case 20..<28: try flush()
         case 28..<32: try checkpoint()
         case 32..<36: try truncate()
-        case 36..<38: try advanceStart()
-        case 38: try startAnew()
+        case 36: try advanceStart()
+        case 37, 38: try retain()
+        case 39: try startAnew()
         default: try restartInOrder()
         }
     }
@@ -159,6 +206,7 @@ private struct Run {
         if isStartingAnew {
             // Old, new, or empty in between.
             model.start = log.logStartOffset
+            model.latestStart = max(model.latestStart, log.logStartOffset)
             model.durable = log.logStartOffset
             isStartingAnew = false
         }
@@ -166,13 +214,17 @@ private struct Run {
         model.entries = model.entries.filter { $0.key < log.logEndOffset }
         model.durable = log.logEndOffset
         model.start = log.logStartOffset
+        model.latestStart = log.logStartOffset
         model.epoch = model.epoch.next
+        let names = try disk.contents(of: "/data/t-0")
+        #expect(!names.contains { $0.hasSuffix(".deleted") }, "seed \(seed): \(names)")
     }
 
     /// Everything that must be there is there, and nothing else.
     func check(_ log: Log, exactly end: Offset?) throws {
         #expect(log.logEndOffset >= model.durable, "seed \(seed)")
         #expect(log.logStartOffset >= model.start, "seed \(seed)")
+        #expect(log.logStartOffset <= model.latestStart, "seed \(seed)")
         if let end { #expect(log.logEndOffset == end, "seed \(seed)") }
         var offset = log.logStartOffset
         while offset < log.logEndOffset {
