@@ -56,6 +56,7 @@ extension Replica {
             verdict = judged
             return effects
         }
+        confirmDeletions()
         switch verdict {
         case .serve:
             return nil

@@ -25,7 +25,7 @@ struct FollowerDelivery: Sendable {
 
 /// What became of a delivery.
 enum FollowerReceipt {
-    /// The replica is now here; `isUnsynced` if a flush has to follow.
+    /// The replica is now here; `isUnsynced` if a flush or a new log start has to follow.
     case moved(PartitionFollower.Position, isUnsynced: Bool)
     /// Nothing changed, or the replica follows no longer in that epoch.
     case ignored
@@ -143,7 +143,8 @@ extension Replica {
         let isUnsynced =
             settings.flushPolicy == .commit && follower.durableEnd < follower.logEndOffset
         if isUnsynced { flushSoon() }
-        return .moved(follower.position, isUnsynced: isUnsynced)
+        let isMoving = followStart(delivery.logStartOffset)
+        return .moved(follower.position, isUnsynced: isUnsynced || isMoving)
     }
 
     /// The same bytes, in memory of their own if they are a small part of a large answer: the log keeps

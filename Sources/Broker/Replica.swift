@@ -58,6 +58,7 @@ final class Replica: @unchecked Sendable {
     /// Followers' rounds that wait until everything below an offset is durable here.
     var flushWaiters: [(end: Offset, body: () -> Void)] = []
     var lastIntervalFlush = MonotonicTime.zero
+    var startMoves = StartMoves()
     private var lastCheckpoint: LogCheckpoint?
 
     init(
@@ -89,7 +90,7 @@ final class Replica: @unchecked Sendable {
         let log = opened.log
         self.opened = opened
         // They may have changed since it was being opened.
-        log.config.segmentBytes = settings.segmentBytes
+        applySettings(to: log)
         lastIntervalFlush = shard.now
         self.highWatermark = max(min(highWatermark, log.logEndOffset), log.logStartOffset)
         if let assignment { take(assignment) }
@@ -129,7 +130,7 @@ final class Replica: @unchecked Sendable {
             lastIntervalFlush = shard.now
         }
         self.settings = settings
-        log?.config.segmentBytes = settings.segmentBytes
+        if let log { applySettings(to: log) }
         let old = assignment
         assignment = newAssignment
         guard log != nil, offlineReason == nil else { return }
@@ -148,6 +149,11 @@ final class Replica: @unchecked Sendable {
         } else if log.durableOffset < log.logEndOffset {
             flushSoon()
         }
+    }
+
+    private func applySettings(to log: Log) {
+        log.config.segmentBytes = settings.segmentBytes
+        log.config.segmentAge = settings.segmentAge
     }
 
     /// Brokers or settings changed.
@@ -228,6 +234,7 @@ final class Replica: @unchecked Sendable {
             parkedFetches = []
             for (_, part) in parked { part.newsArrived() }
         }
+        confirmDeletions()
         let waiters = flushWaiters
         flushWaiters = []
         for waiter in waiters { waiter.body() }
@@ -251,6 +258,7 @@ final class Replica: @unchecked Sendable {
     // MARK: Time
 
     func tick(now: MonotonicTime) {
+        failOverdueDeletions(now: now)
         if now >= earliestWriteDeadline { failOverdueWrites(now: now) }
         if let deadline = leader?.nextDeadline, now >= deadline {
             withLeader { $0.tick(now: now) }

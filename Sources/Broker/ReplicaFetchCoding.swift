@@ -198,7 +198,7 @@ extension ReplicaFetchCoding.Request {
         var id = PartitionID()
         var fetch = FollowerFetch(
             follower: follower, brokerEpoch: brokerEpoch, leaderEpoch: 0, position: 0,
-            lastFetchedEpoch: 0, durableEnd: 0, highWatermark: 0)
+            lastFetchedEpoch: 0, durableEnd: 0, logStartOffset: 0, highWatermark: 0)
         while let (number, value) = reader.nextField() {
             if id.take(number, value) { continue }
             guard case .varint(let bits) = value else { continue }
@@ -209,6 +209,7 @@ extension ReplicaFetchCoding.Request {
             case 4: fetch.position = offset
             case 5: fetch.lastFetchedEpoch = epoch
             case 6: fetch.durableEnd = offset
+            case 7: fetch.logStartOffset = offset
             case 8: fetch.highWatermark = offset
             default: break
             }

@@ -308,11 +308,7 @@ final class ReplicaFetchRound: @unchecked Sendable {
         }
         missing = unsynced.count
         for replica in unsynced {
-            guard let end = replica.follower?.logEndOffset else {
-                replicaDone()
-                continue
-            }
-            replica.whenDurable(to: end) { self.replicaDone() }
+            replica.whenSettled { self.replicaDone() }
         }
     }
 

@@ -7,13 +7,7 @@ import Storage
 /// Logs that open, are deleted, checkpointed and closed, all on storage threads.
 extension ReplicaManager {
     func onPool(_ body: @escaping @Sendable () -> Void) {
-        pool.submit { state in
-            switch state {
-            case .active: body()
-            // The broker stops, and the next start finds what was not done.
-            case .cancelled: break
-            }
-        }
+        environment.onPool(body)
     }
 
     // MARK: Opening
@@ -170,6 +164,19 @@ extension ReplicaManager {
         }
     }
 
+    // MARK: Retention
+
+    func startRetention() {
+        let interval = TimeAmount.nanoseconds(options.retentionCheckInterval.nanoseconds)
+        controlLoop.execute { [self] in
+            retentionTimer = controlLoop.scheduleRepeatedTask(
+                initialDelay: interval, delay: interval
+            ) { [unowned self] _ in
+                for shard in shards { shard.eventLoop.execute { shard.retain() } }
+            }
+        }
+    }
+
     // MARK: The end
 
     /// Ends all service, makes every log durable and leaves the mark of a clean stop.
@@ -178,6 +185,7 @@ extension ReplicaManager {
             controlLoop.execute { [self] in
                 defer { isStopping = true }
                 checkpointTimer?.cancel()
+                retentionTimer?.cancel()
                 continuation.resume(returning: !isStopping)
             }
         }

@@ -38,6 +38,10 @@ final class ReplicaManager: @unchecked Sendable {
         var maxMessageBytes = 1_048_588
         /// How often high watermarks are noted (`replica.high.watermark.checkpoint.interval.ms`).
         var checkpointInterval = Duration.seconds(5)
+        /// How often leaders look for records to remove (`log.retention.check.interval.ms`).
+        var retentionCheckInterval = Duration.seconds(300)
+        /// How long the files of removed records stay (`log.segment.delete.delay.ms`).
+        var fileDeleteDelay = Duration.seconds(60)
         /// Threads that open, close and delete logs (`num.recovery.threads.per.data.dir`).
         var storageThreads = 2
     }
@@ -70,6 +74,7 @@ final class ReplicaManager: @unchecked Sendable {
     /// Replicas whose folder's name is still in use by a deleted topic's.
     var waitingForFolder: [PartitionFolder: Replica] = [:]
     var checkpointTimer: RepeatedTask?
+    var retentionTimer: RepeatedTask?
     var isStopping = false
     let openings = ReplicaOpenings()
 
@@ -116,13 +121,14 @@ final class ReplicaManager: @unchecked Sendable {
             proposals: ReplicaProposals(
                 nodeID: options.nodeID, brokerEpoch: currentEpoch, send: alterPartition,
                 logger: logger),
-            logger: logger)
+            pool: pool, fileDeleteDelay: options.fileDeleteDelay, logger: logger)
         service = ReplicaFetchService(clusterID: options.clusterID) { id in
             index.value.withLock { $0.byID[id] }
         }
         pool.start()
         for shard in shards { shard.eventLoop.execute { shard.start() } }
         startCheckpoints()
+        startRetention()
     }
 
     // MARK: Any thread
@@ -336,7 +342,12 @@ extension ReplicaSettings {
             compression: Self.compression(
                 image.topicConfig(topic, key: .compressionType) ?? "producer"),
             segmentBytes: image.segmentBytes(topic: topic, default: defaults.segmentBytes),
-            flushInterval: image.flushInterval(topic: topic, default: defaults.flushInterval))
+            flushInterval: image.flushInterval(topic: topic, default: defaults.flushInterval),
+            segmentAge: image.segmentAge(topic: topic),
+            retention: image.deletesOldRecords(topic: topic)
+                ? RetentionPolicy(
+                    maxAge: image.retention(topic: topic),
+                    minBytes: image.retentionBytes(topic: topic)) : nil)
     }
 
     /// What `compression.type` stands for; "producer" is none of the codecs.

@@ -1,4 +1,5 @@
 import Essentials
+import Foundation
 import Logging
 import NIOCore
 import Replication
@@ -49,6 +50,14 @@ final class ReplicaShard: @unchecked Sendable {
         timer?.cancel()
         timer = nil
         replicas = [:]
+    }
+
+    /// Lets every leader here remove what its topic keeps no longer.
+    func retain() {
+        eventLoop.preconditionInEventLoop()
+        // Records say when they are from, by the clock on the wall.
+        let wallClock = Int64(Date().timeIntervalSince1970 * 1_000)
+        for replica in replicas.values { replica.retain(wallClock: wallClock) }
     }
 
     /// What is to be noted of the logs here: those whose high watermark or durable end has moved.

@@ -85,6 +85,10 @@ struct ReplicaSettings: Equatable, Sendable {
     var segmentBytes: Int
     /// The longest an append stays unflushed under `interval`.
     var flushInterval: Duration
+    /// The age at which a segment is closed.
+    var segmentAge: Duration
+    /// What is removed when it is old or too much; `nil` if only compaction removes anything.
+    var retention: RetentionPolicy?
 
     /// What clients' batches must be like, and how they are stored.
     var appendRules: AppendRules {

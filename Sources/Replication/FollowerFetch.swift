@@ -12,12 +12,15 @@ package struct FollowerFetch: Equatable, Sendable {
     package var lastFetchedEpoch: LeaderEpoch
     /// Everything below is on stable storage at the follower; never past `position`.
     package var durableEnd: Offset
+    /// Where the follower's log starts; `nil` if that is not told.
+    package var logStartOffset: Offset?
     /// The high watermark the follower knows.
     package var highWatermark: Offset
 
     package init(
         follower: NodeID, brokerEpoch: BrokerEpoch, leaderEpoch: LeaderEpoch, position: Offset,
-        lastFetchedEpoch: LeaderEpoch, durableEnd: Offset, highWatermark: Offset
+        lastFetchedEpoch: LeaderEpoch, durableEnd: Offset, logStartOffset: Offset? = nil,
+        highWatermark: Offset
     ) {
         self.follower = follower
         self.brokerEpoch = brokerEpoch
@@ -25,6 +28,7 @@ package struct FollowerFetch: Equatable, Sendable {
         self.position = position
         self.lastFetchedEpoch = lastFetchedEpoch
         self.durableEnd = durableEnd
+        self.logStartOffset = logStartOffset
         self.highWatermark = highWatermark
     }
 }

@@ -6,6 +6,8 @@ struct FollowerProgress: Equatable, Sendable {
     private(set) var brokerEpoch: BrokerEpoch?
     /// Everything below is appended at the follower.
     private(set) var position: Offset?
+    /// Where the follower's log starts.
+    private(set) var logStartOffset: Offset?
     /// Everything below counts towards the high watermark and for joining the ISR.
     private(set) var countedEnd: Offset?
     /// When the leader's log last ended where the follower's counted log ends now, or earlier.
@@ -26,11 +28,12 @@ struct FollowerProgress: Equatable, Sendable {
     }
 
     mutating func record(
-        brokerEpoch: BrokerEpoch, position: Offset, countedEnd: Offset, logEnd: Offset,
-        now: MonotonicTime
+        brokerEpoch: BrokerEpoch, position: Offset, logStart: Offset?, countedEnd: Offset,
+        logEnd: Offset, now: MonotonicTime
     ) {
         self.brokerEpoch = brokerEpoch
         self.position = position
+        logStartOffset = logStart
         self.countedEnd = countedEnd
         if countedEnd >= logEnd {
             caughtUpAt = now
@@ -52,6 +55,7 @@ struct FollowerProgress: Equatable, Sendable {
 
     static func == (left: FollowerProgress, right: FollowerProgress) -> Bool {
         left.brokerEpoch == right.brokerEpoch && left.position == right.position
+            && left.logStartOffset == right.logStartOffset
             && left.countedEnd == right.countedEnd && left.caughtUpAt == right.caughtUpAt
             && left.mark?.time == right.mark?.time && left.mark?.end == right.mark?.end
     }

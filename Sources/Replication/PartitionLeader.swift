@@ -153,6 +153,7 @@ package struct PartitionLeader: Sendable {
         let durableEnd = min(fetch.durableEnd, fetch.position)
         progress.record(
             brokerEpoch: fetch.brokerEpoch, position: fetch.position,
+            logStart: fetch.logStartOffset,
             countedEnd: configuration.countsDurableOnly ? durableEnd : fetch.position,
             logEnd: logEndOffset, now: now)
         followers[fetch.follower] = progress
@@ -178,7 +179,20 @@ package struct PartitionLeader: Sendable {
 
     /// Whether there is something for a follower that was last told what `fetch` says.
     package func hasNews(for fetch: FollowerFetch) -> Bool {
-        logEndOffset > fetch.position || min(highWatermark, fetch.position) > fetch.highWatermark
+        if logEndOffset > fetch.position { return true }
+        if let start = fetch.logStartOffset, min(logStartOffset, fetch.position) > start {
+            return true
+        }
+        return min(highWatermark, fetch.position) > fetch.highWatermark
+    }
+
+    /// The smallest log start in the ISR, as far as it is known.
+    package var leastLogStart: Offset {
+        var least = logStartOffset
+        for replica in assignment.isr where replica != id {
+            least = min(least, followers[replica]?.logStartOffset ?? 0)
+        }
+        return least
     }
 
     // MARK: Metadata
