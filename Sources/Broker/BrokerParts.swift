@@ -99,6 +99,9 @@ final class BrokerParts: @unchecked Sendable {
             maxBytes: configuration.fetchMaxBytes
         ).register(in: &router)
         replicas.registerReplicaService(in: &router)
+        DeleteRecordsService(local: local, metadata: metadata, replicas: replicas, peers: peers)
+            .register(in: &router)
+        LogDirsService(local: local, replicas: replicas).register(in: &router)
         controller.register(ActiveControllerMethod.allCases.map(\.path), in: &router)
         return router
     }
@@ -186,6 +189,8 @@ extension ReplicaManager.Options {
             case .os: .os
             }
         segmentBytes = configuration.logSegmentBytes
+        retentionCheckInterval = configuration.logRetentionCheckInterval
+        fileDeleteDelay = configuration.logSegmentDeleteDelay
         maxMessageBytes = configuration.messageMaxBytes
     }
 }

@@ -117,6 +117,12 @@ extension NodeConfiguration {
         .integer(
             "log.segment.bytes", \.logSegmentBytes, 65_536...Int(Int32.max), unit: "bytes",
             "A log starts a new segment when the current one would outgrow this."),
+        .milliseconds(
+            "log.retention.check.interval.ms", \.logRetentionCheckInterval, 1...86_400_000,
+            "How often a broker looks for records that its topics keep no longer."),
+        .milliseconds(
+            "log.segment.delete.delay.ms", \.logSegmentDeleteDelay, 0...86_400_000,
+            "How long the files of such records stay, renamed, before they are removed."),
         .choice(
             "flush.policy", \.flushPolicy,
             "When an append is made durable: commit (before it is acknowledged), interval (by "

@@ -69,6 +69,10 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var flushInterval: Duration = .milliseconds(1_000)
     // `log.segment.bytes`
     package var logSegmentBytes = 1_073_741_824
+    // `log.retention.check.interval.ms`
+    package var logRetentionCheckInterval: Duration = .milliseconds(300_000)
+    // `log.segment.delete.delay.ms`
+    package var logSegmentDeleteDelay: Duration = .milliseconds(60_000)
 
     // `log.level`
     package var logLevel = LogLevel.info

@@ -128,6 +128,61 @@ public final class Admin: Sendable {
     }
 }
 
+extension Admin {
+    // MARK: Records
+
+    /// Removes the oldest records of a partition: those before `offset`, or all that are committed.
+    ///
+    /// They are gone from every in-sync replica when this returns; offsets are not used again.
+    /// - Returns: the partition's new first offset.
+    /// - Throws: `OFFSET_OUT_OF_RANGE` above what is committed, `POLICY_VIOLATION` for a topic that is
+    ///   only compacted, `REQUEST_TIMED_OUT` if an in-sync replica takes too long.
+    @discardableResult
+    public func deleteRecords(
+        of topic: String, partition: Int32, before offset: Int64?, timeout: Duration = .seconds(30)
+    ) async throws(MillraceError) -> Int64 {
+        let answer: WireDeleteRecordsResponse = try await core.callLeader(
+            of: partition, in: topic, Self.service + "DeleteRecords", timeout: timeout
+        ) { _ in
+            var request = WireDeleteRecordsRequest()
+            request.topic = topic
+            request.partition = partition
+            request.beforeOffset = offset ?? -1
+            request.timeoutMs = Int32(clamping: timeout.milliseconds)
+            return request
+        }
+        return answer.logStartOffset
+    }
+
+    /// What a topic's replicas take on the disks of the brokers that answer.
+    public func describeLogs(
+        of topic: String
+    ) async throws(MillraceError) -> [ReplicaLogDescription] {
+        _ = try await core.topic(topic)
+        var request = WireDescribeLogDirsRequest()
+        request.topics = [topic]
+        var replicas: [ReplicaLogDescription] = []
+        let brokers = try await describeCluster().nodes.filter {
+            $0.role == .broker && $0.isFenced != true
+        }
+        for broker in brokers {
+            let answer: WireDescribeLogDirsResponse = try await core.callAddress(
+                BrokerAddress(host: broker.host, port: broker.port),
+                Self.service + "DescribeLogDirs", request)
+            for directory in answer.logDirs {
+                replicas += directory.replicas.map { replica in
+                    ReplicaLogDescription(
+                        broker: answer.brokerID, directory: directory.path,
+                        topic: replica.topic, partition: replica.partition, size: replica.size,
+                        logStartOffset: replica.logStartOffset,
+                        logEndOffset: replica.logEndOffset, segments: Int(replica.segments))
+                }
+            }
+        }
+        return replicas.sorted { ($0.partition, $0.broker) < ($1.partition, $1.broker) }
+    }
+}
+
 // MARK: From the wire
 
 extension TopicDescription {

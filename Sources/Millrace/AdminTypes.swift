@@ -16,6 +16,20 @@ public struct PartitionDescription: Sendable, Hashable {
     public var eligibleLeaderReplicas: [Int32]
 }
 
+/// What one replica takes on its broker's disk.
+public struct ReplicaLogDescription: Sendable, Hashable {
+    public var broker: Int32
+    /// The log directory it is in.
+    public var directory: String
+    public var topic: String
+    public var partition: Int32
+    /// The bytes of all segments.
+    public var size: Int64
+    public var logStartOffset: Int64
+    public var logEndOffset: Int64
+    public var segments: Int
+}
+
 /// A topic to be created.
 public struct NewTopic: Sendable, Hashable {
     public var name: String

@@ -131,6 +131,20 @@ extension ClientCore {
         }
     }
 
+    /// Calls one node, and no other.
+    func callAddress<Request: Message & Sendable, Answer: Message & Sendable>(
+        _ address: BrokerAddress, _ path: String, _ request: Request,
+        returning: Answer.Type = Answer.self
+    ) async throws(MillraceError) -> Answer {
+        let deadline = NIODeadline.now() + .init(configuration.requestTimeout)
+        switch try await call(path, request, at: address, until: deadline)
+            as Result<Answer, RPCError>
+        {
+        case .success(let answer): return answer
+        case .failure(let error): throw MillraceError(error)
+        }
+    }
+
     /// One attempt: fails only when the client is closed; what the call came to is in the result.
     private func call<Request: Message & Sendable, Answer: Message & Sendable>(
         _ path: String, _ request: Request, at address: BrokerAddress, until deadline: NIODeadline

@@ -113,6 +113,8 @@ package final class Log {
     /// The bytes of all segments.
     package var byteCount: Int { segments.reduce(0) { $0 + $1.size } }
 
+    package var segmentCount: Int { segments.count }
+
     /// The segment that is written.
     var active: Segment {
         invariant(!segments.isEmpty, "the log in \(directory) has no segment")

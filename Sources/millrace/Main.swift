@@ -18,7 +18,7 @@ struct RootCommand: AsyncParsableCommand {
                 subcommands: [
                     TopicCommand.self, ProduceCommand.self, ConsumeCommand.self,
                     QuorumCommand.self, MetadataCommand.self, ClusterCommand.self,
-                    BenchCommand.self,
+                    LogCommand.self, BenchCommand.self,
                 ]),
         ])
 }

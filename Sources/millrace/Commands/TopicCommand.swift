@@ -7,7 +7,7 @@ struct TopicCommand: AsyncParsableCommand {
         commandName: "topic", abstract: "Create, list, describe, alter and delete topics.",
         subcommands: [
             TopicCreateCommand.self, TopicListCommand.self, TopicDescribeCommand.self,
-            TopicAlterCommand.self, TopicDeleteCommand.self,
+            TopicAlterCommand.self, TopicDeleteCommand.self, TopicDeleteRecordsCommand.self,
         ])
 }
 
@@ -123,10 +123,14 @@ struct TopicDescribeCommand: AsyncParsableCommand {
     @Argument(help: "The topic's name.")
     var topic: String
 
+    @Flag(help: "Show instead what each replica takes on its broker's disk.")
+    var size = false
+
     @OptionGroup var client: ClientOptions
     @OptionGroup var output: OutputOptions
 
     func run() async throws {
+        if size { return try await showSizes() }
         let name = topic
         let topic = try await client.withClient {
             try await Admin(client: $0).describeTopic(name)
@@ -146,6 +150,36 @@ struct TopicDescribeCommand: AsyncParsableCommand {
                 ("partitions", .array(partitions)),
             ]),
             text: ["Topic \(topic.name), id \(topic.id)"] + table.lines)
+    }
+
+    private func showSizes() async throws {
+        let name = topic
+        let replicas = try await client.withClient {
+            try await Admin(client: $0).describeLogs(of: name)
+        }
+        var table = Table("PARTITION", "BROKER", "BYTES", "SEGMENTS", "START", "END", "DIRECTORY")
+        for replica in replicas {
+            table.add(
+                "\(replica.partition)", "\(replica.broker)", "\(replica.size)",
+                "\(replica.segments)", "\(replica.logStartOffset)", "\(replica.logEndOffset)",
+                replica.directory)
+        }
+        let json = replicas.map { replica in
+            JSONValue.object([
+                ("partition", JSONValue(replica.partition)), ("broker", JSONValue(replica.broker)),
+                ("size", JSONValue(replica.size)), ("segments", JSONValue(replica.segments)),
+                ("logStartOffset", JSONValue(replica.logStartOffset)),
+                ("logEndOffset", JSONValue(replica.logEndOffset)),
+                ("directory", .string(replica.directory)),
+            ])
+        }
+        let total = replicas.reduce(0) { $0 + $1.size }
+        printResult(
+            output.output,
+            json: .object([
+                ("name", .string(name)), ("size", JSONValue(total)), ("replicas", .array(json)),
+            ]),
+            text: ["Topic \(name): \(total) bytes in \(replicas.count) replicas"] + table.lines)
     }
 
     private func list(_ ids: [Int32]) -> String {

@@ -1,0 +1,77 @@
+internal import Essentials
+internal import NIOCore
+internal import Protocol
+internal import RPC
+internal import Storage
+
+/// `millrace.v1.Admin/DescribeLogDirs`: what the logs of this broker take on its disks.
+struct LogDirsService: Sendable {
+    static let path = "/millrace.v1.Admin/DescribeLogDirs"
+
+    let local: NodeID
+    let replicas: ReplicaManager
+
+    func register(in router: inout Router) {
+        router.register(Self.path) { call in
+            do throws(RPCError) {
+                describe(try call.decode(WireDescribeLogDirsRequest.self), for: call)
+            } catch {
+                call.fail(error)
+            }
+        }
+    }
+
+    private func describe(_ request: WireDescribeLogDirsRequest, for call: ServerCall) {
+        let topics = Set(request.topics)
+        let wanted = replicas.allReplicas.filter { topics.isEmpty || topics.contains($0.topic) }
+        let logs = replicas.shards.map { shard in
+            let own = wanted.filter { $0.shard === shard }
+            return shard.eventLoop.submit {
+                own.compactMap { replica in
+                    replica.diskUse.map { ($0.path, $0.description) }
+                }
+            }
+        }
+        let bound = NIOLoopBound(call, eventLoop: call.eventLoop)
+        EventLoopFuture.whenAllSucceed(logs, on: call.eventLoop).whenComplete { result in
+            switch result {
+            case .success(let shares):
+                bound.value.respond(response(shares.flatMap { $0 }))
+            case .failure(let error):
+                bound.value.fail(RPCError(.unknownServerError, "\(error)"))
+            }
+        }
+    }
+
+    private func response(
+        _ logs: [(path: String, description: WireReplicaLogDescription)]
+    ) -> WireDescribeLogDirsResponse {
+        var response = WireDescribeLogDirsResponse()
+        response.brokerID = local.rawValue
+        for disk in replicas.disks.disks {
+            var directory = WireLogDirDescription()
+            directory.path = disk.directory.path
+            directory.error = disk.directory.health.failure.map { "\($0)" } ?? ""
+            directory.replicas = logs.filter { $0.path == directory.path }.map(\.description)
+                .sorted { ($0.topic, $0.partition) < ($1.topic, $1.partition) }
+            response.logDirs.append(directory)
+        }
+        return response
+    }
+}
+
+extension Replica {
+    /// The log directory, and what the log takes there; `nil` while the log is not open.
+    fileprivate var diskUse: (path: String, description: WireReplicaLogDescription)? {
+        guard let opened else { return nil }
+        let log = opened.log
+        var description = WireReplicaLogDescription()
+        description.topic = topic
+        description.partition = id.partition
+        description.size = Int64(log.byteCount)
+        description.logStartOffset = log.logStartOffset.rawValue
+        description.logEndOffset = log.logEndOffset.rawValue
+        description.segments = Int32(clamping: log.segmentCount)
+        return (opened.disk.directory.path, description)
+    }
+}
