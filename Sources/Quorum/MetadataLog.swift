@@ -120,6 +120,10 @@ final class MetadataLog {
         var records: [[UInt8]] = []
         let newest = ids.last { $0.endOffset > 0 }
         if let newest {
+            // An older one may be left over; nothing may be removed for its sake.
+            guard newest.endOffset >= log.logStartOffset else {
+                throw .missingSnapshot(folder: folder, logStart: log.logStartOffset)
+            }
             var reader = try SnapshotReader(path: path(newest), fileSystem: fileSystem)
             if !holds(newest) {
                 // Before anything is removed for its sake.
@@ -179,8 +183,12 @@ final class MetadataLog {
         guard id.endOffset >= log.logStartOffset, id.endOffset <= log.logEndOffset else {
             return false
         }
-        if id.endOffset == log.logStartOffset { return true }
-        return log.epoch(at: id.endOffset + -1) == id.epoch
+        guard id.endOffset == log.logStartOffset else {
+            return log.epoch(at: id.endOffset + -1) == id.epoch
+        }
+        // A reset that was broken off has noted the start, and left what it was to drop: records of
+        // an older epoch, where none was committed.
+        return log.logEndOffset == id.endOffset || log.epoch(at: id.endOffset) >= id.epoch
     }
 
     /// Finds the voter sets in the log's control batches.

@@ -18,6 +18,25 @@ final class FaultyFileSystem: FileSystem {
     private let affected = Mutex("")
     private let made = Mutex<[String]>([])
 
+    private let left = Mutex<Int?>(nil)
+
+    /// How many more changes are made; `nil` for any number.
+    ///
+    /// Whoever makes them is dead then.
+    var changesLeft: Int? {
+        get { left.withLock { $0 } }
+        set { left.withLock { $0 = newValue } }
+    }
+
+    fileprivate func checkChange(_ path: String) throws(FileError) {
+        let isDead = left.withLock { left in
+            guard let count = left else { return false }
+            left = max(0, count - 1)
+            return count == 0
+        }
+        if isDead { throw FileError("write", path, code: EIO) }
+    }
+
     /// How often a write or a sync failed.
     var failureCount: Int { failures.withLock { $0 } }
 
@@ -38,12 +57,14 @@ final class FaultyFileSystem: FileSystem {
     }
 
     func checkWrite(_ path: String) throws(FileError) {
+        try checkChange(path)
         guard fault == .full, affects(path) else { return }
         failures.withLock { $0 += 1 }
         throw FileError("write", path, code: ENOSPC)
     }
 
     func checkSync(_ path: String) throws(FileError) {
+        try checkChange(path)
         guard fault == .syncFails, affects(path) else { return }
         failures.withLock { $0 += 1 }
         throw FileError("sync", path, code: EIO)
@@ -53,7 +74,10 @@ final class FaultyFileSystem: FileSystem {
     var created: [String] { made.withLock { $0 } }
 
     func open(_ path: String, _ mode: FileMode) throws(FileError) -> any File {
-        if case .create = mode { made.withLock { $0.append(path) } }
+        if case .create = mode {
+            try checkChange(path)
+            made.withLock { $0.append(path) }
+        }
         return FaultyFile(try local.open(path, mode), path: path, system: self)
     }
 
@@ -64,14 +88,25 @@ final class FaultyFileSystem: FileSystem {
     }
 
     func isDirectory(_ path: String) throws(FileError) -> Bool { try local.isDirectory(path) }
-    func makeDirectory(_ path: String) throws(FileError) { try local.makeDirectory(path) }
+    func makeDirectory(_ path: String) throws(FileError) {
+        try checkChange(path)
+        try local.makeDirectory(path)
+    }
 
     func rename(_ path: String, to newPath: String) throws(FileError) {
+        try checkChange(path)
         try local.rename(path, to: newPath)
     }
 
-    func remove(_ path: String) throws(FileError) { try local.remove(path) }
-    func removeDirectory(_ path: String) throws(FileError) { try local.removeDirectory(path) }
+    func remove(_ path: String) throws(FileError) {
+        try checkChange(path)
+        try local.remove(path)
+    }
+
+    func removeDirectory(_ path: String) throws(FileError) {
+        try checkChange(path)
+        try local.removeDirectory(path)
+    }
 
     func syncDirectory(_ path: String) throws(FileError) {
         try checkSync(path)
@@ -107,7 +142,10 @@ private final class FaultyFile: File {
         try file.write(bytes, at: position)
     }
 
-    func truncate(to size: Int) throws(FileError) { try file.truncate(to: size) }
+    func truncate(to size: Int) throws(FileError) {
+        try system.checkChange(path)
+        try file.truncate(to: size)
+    }
 
     func syncData() throws(FileError) {
         try system.checkSync(path)
