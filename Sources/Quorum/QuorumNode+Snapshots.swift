@@ -93,7 +93,9 @@ extension QuorumNode {
 
     private func taken(_ id: SnapshotID, bytes: Int) {
         // One that was fetched meanwhile goes further.
-        guard id > snapshots.newest ?? BootstrapSnapshot.id else { return }
+        guard id > snapshots.newest ?? BootstrapSnapshot.id else {
+            return removeObsoleteSnapshots()
+        }
         snapshots.newest = id
         snapshots.newestBytes = bytes
         step(.snapshotTaken(id))
@@ -217,6 +219,14 @@ extension QuorumNode {
         }
         logger.info("replacing the metadata log", metadata: ["snapshot": "\(id)"])
         try log?.reset(to: id)
+        // What waits behind a snapshot that is being loaded is gone from the disk. The new snapshot,
+        // and how far to go on after it, come next, and stand for all of it.
+        deliveries.removeAll { delivery in
+            switch delivery {
+            case .batches, .load: true
+            case .startedLeading, .stoppedLeading: false
+            }
+        }
         removeObsoleteSnapshots()
     }
 

@@ -26,6 +26,13 @@ final class Witness: QuorumListener, Sendable {
     }
 
     private let state = Mutex(Account())
+    private let gate = Mutex<DispatchSemaphore?>(nil)
+
+    /// Until when what is read of a snapshot waits; `nil` for not at all.
+    var loadGate: DispatchSemaphore? {
+        get { gate.withLock { $0 } }
+        set { gate.withLock { $0 = newValue } }
+    }
 
     var account: Account { state.withLock { $0 } }
 
@@ -70,6 +77,7 @@ final class Witness: QuorumListener, Sendable {
 
     func load(_ id: SnapshotID) -> QuorumSnapshotLoader {
         { [self] reader in
+            loadGate?.wait()
             var records: [String] = []
             while let record = try reader.next() {
                 records.append(String(decoding: record, as: UTF8.self))
@@ -244,7 +252,8 @@ final class QuorumCluster: Sendable {
 
     func start(
         _ id: NodeID, clusterID: String? = nil, fileSystem: any FileSystem = .local,
-        listener: Endpoint? = nil, change: (inout QuorumOptions) -> Void = { _ in }
+        listener: Endpoint? = nil, witness: Witness = Witness(),
+        change: (inout QuorumOptions) -> Void = { _ in }
     ) async throws -> Member {
         let isController = endpoints[id] != nil
         let listener = listener ?? endpoint(id)
@@ -261,7 +270,6 @@ final class QuorumCluster: Sendable {
             logger = Logger(label: "quorum \(id)")
             logger.logLevel = .debug
         }
-        let witness = Witness()
         let node = QuorumNode(
             options: options, listener: witness, eventLoop: group.next(), fileSystem: fileSystem,
             logger: logger)

@@ -212,6 +212,50 @@ import Testing
         }
     }
 
+    /// What was to be handed out after the first snapshot is not there any more when that is loaded.
+    @Test func aLogReplacedWhileASnapshotLoadsIsHandedOutFromTheNewOne() async throws {
+        try await withCluster(1) { cluster in
+            let member = try await cluster.start(1, change: Self.often)
+            let leader = try await cluster.leader(of: [member])
+            var records: [String] = []
+            try await fill(cluster, leader, until: [member], records: &records)
+            var late = try await cluster.start(4, change: Self.often)
+            try await has(records, [late])
+            await late.stop()
+            let last = try #require(try snapshots(cluster, 4).max())
+            // More than the snapshot holds, and read before the next one comes.
+            _ = try await leader.propose(["between"])
+            records.append("between")
+            let witness = Witness()
+            let gate = DispatchSemaphore(value: 0)
+            witness.loadGate = gate
+            defer { for _ in 1...10 { gate.signal() } }
+            late = try await cluster.start(4, witness: witness, change: Self.often)
+            let known = try await eventually("it hears of more") {
+                let end = try await late.node.onLoop { $0.highWatermark }
+                return end > last.endOffset ? end : nil
+            }
+            await member.server?.stop(grace: .zero)
+            try await eventually("the log's start passes what it has") {
+                try await fill(cluster, leader, until: [member], records: &records)
+                return try segments(cluster, 1).min() ?? 0 > known.rawValue + 100 ? true : nil
+            }
+            let server = try await cluster.serve(member.node, 1)
+            try await eventually("the log is replaced") {
+                try snapshots(cluster, 4).contains { $0.endOffset > known } ? true : nil
+            }
+            try await eventually("the log is replaced") {
+                try segments(cluster, 4).min() ?? 0 > known.rawValue ? true : nil
+            }
+            for _ in 1...10 { gate.signal() }
+            try await has(records, [late])
+            #expect(late.failure.error.withLock { $0 } == nil)
+            await late.stop()
+            await member.node.stop()
+            await server.stop(grace: .zero)
+        }
+    }
+
     @Test func fullDiskDuringASnapshotLeavesTheLogAlone() async throws {
         try await withCluster(1) { cluster in
             let disk = FaultyFileSystem()
