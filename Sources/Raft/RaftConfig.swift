@@ -16,6 +16,9 @@ package struct RaftConfig: Sendable, Hashable {
     /// this range, unless a fetch succeeds before.
     package var connectionLostDelay: ClosedRange<Duration> =
         .milliseconds(20) ... .milliseconds(100)
+    /// How long an observer waits at first for a leader that it was told of to answer; doubled with
+    /// each leader that does not, up to `requestTimeout`.
+    package var firstContactPatience: Duration = .milliseconds(150)
     /// An observer that has not fetched for this long is forgotten.
     package var observerTimeout: Duration = .seconds(300)
     /// Observers beyond this many are served, but not remembered and never made to wait.

@@ -70,6 +70,7 @@ extension RaftNode {
     mutating func heardFromLeader(_ follower: Follower, _ now: MonotonicTime) {
         var follower = follower
         follower.hasFetched = true
+        contactPatience = config.firstContactPatience
         follower.health = .alive
         follower.deadline = now + randomFetchTimeout()
         follower.fetch = .due(now)

@@ -32,6 +32,9 @@ extension RaftNode {
                 let isGone = follower.health == .resigned
                 becomeProspective(goingBackTo: isGone ? nil : follower.leader, now)
             } else {
+                if !follower.hasFetched {
+                    contactPatience = min(contactPatience * 2, config.requestTimeout)
+                }
                 becomeUnattached(now)
             }
         case .leader(let leader):
@@ -182,9 +185,7 @@ extension RaftNode {
     }
 
     mutating func follower(of leader: NodeID, _ now: MonotonicTime) -> Follower {
-        // An observer has only heard of this leader, perhaps from one that has not noticed its end
-        // yet: without an answer it soon asks again who leads.
-        let timeout = canCampaign ? randomFetchTimeout() : config.requestTimeout
+        let timeout = canCampaign ? randomFetchTimeout() : contactPatience
         return Follower(leader: leader, deadline: now + timeout, fetch: .due(now))
     }
 

@@ -49,6 +49,11 @@ package struct RaftNode: Sendable {
     /// Answers that wait for a write, in order.
     private var held: [(barrier: UInt64, effect: RaftEffect)] = []
     private var announced: (leader: NodeID?, epoch: LeaderEpoch)
+    /// How long an observer waits for the first answer of a leader that it was told of.
+    ///
+    /// Who told it may not have noticed that leader's end yet, so it soon asks again who leads; but
+    /// each time later, as the way to the leader may be long.
+    var contactPatience: Duration
 
     /// A replica that starts with what its disk holds.
     ///
@@ -74,6 +79,7 @@ package struct RaftNode: Sendable {
         self.generator = generator
         self.election = election
         announced = (nil, election.epoch)
+        contactPatience = config.firstContactPatience
         role = .unattached(Unattached(deadline: now, search: .due(now)))
         if let snapshot { resume(from: snapshot) }
         self.voters.truncate(to: self.log.endOffset)
