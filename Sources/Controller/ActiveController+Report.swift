@@ -25,7 +25,7 @@ extension ActiveController {
                 } else if change.inControlledShutdown == true {
                     logger.info("broker shuts down", metadata: ["broker": "\(change.id)"])
                 }
-            case .topic(let id, let name):
+            case .topic(let id, let name, _):
                 let partitions = committed.topics[id]?.partitions.count ?? 0
                 logger.info(
                     "topic created", metadata: ["topic": "\(name)", "partitions": "\(partitions)"])

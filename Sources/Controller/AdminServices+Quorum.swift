@@ -14,6 +14,7 @@ protocol QuorumControl: AnyObject {
     func describe() -> WireDescribeQuorumResponse
     func addVoter(
         id: NodeID, directory: DirectoryID?, host: String, port: Int, deadline: NIODeadline,
+        check: @escaping (_ levels: ClosedRange<Int32>?) throws(QuorumError) -> Void,
         completion: @escaping (Result<[Voter], QuorumError>) -> Void)
     func removeVoter(
         id: NodeID, directory: DirectoryID?, deadline: NIODeadline,
@@ -46,21 +47,36 @@ extension AdminServices {
             throw RPCError(.invalidRequest, "say which controller: `id` is missing")
         }
         let id = NodeID(wire.id)
-        if let broker = controller.committed.brokers[id] {
-            throw RPCError(
-                .invalidRequest,
-                "node.id \(id) is that of the broker at \(broker.host):\(broker.port); give the "
-                    + "controller one of its own")
-        }
         quorum.addVoter(
             id: id, directory: try directory(wire.directoryID), host: wire.host,
-            port: Int(wire.port), deadline: deadline(of: call)
+            port: Int(wire.port), deadline: deadline(of: call),
+            check: { [self] levels throws(QuorumError) in try checkNewVoter(id, levels) }
         ) { [self] result in
             finish(call, answer(of: result)) { voters in
                 var answer = WireAddVoterResponse()
                 answer.voters = voters.map(WireQuorumReplica.init)
                 return answer
             }
+        }
+    }
+
+    /// Whether the controller may vote, by what is decided so far.
+    private func checkNewVoter(
+        _ id: NodeID, _ levels: ClosedRange<Int32>?
+    ) throws(QuorumError) {
+        let image = controller.leadership?.state.image ?? controller.committed
+        if let broker = image.brokers[id] {
+            throw .refused(
+                .invalidRequest,
+                "node.id \(id) is that of the broker at \(broker.host):\(broker.port); give the "
+                    + "controller one of its own")
+        }
+        // One that has not said is not heard from, which is a refusal of its own.
+        if let levels, image.featureLevel > levels.upperBound {
+            throw .refused(
+                .unsupportedVersion,
+                "the cluster's metadata is at level \(image.featureLevel), and controller \(id) "
+                    + "understands \(levels.upperBound) at most; upgrade it")
         }
     }
 

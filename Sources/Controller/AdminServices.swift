@@ -106,7 +106,8 @@ final class AdminServices: @unchecked Sendable {
     private func createTopic(_ call: ServerCall) throws(RPCError) {
         let wire = try call.decode(WireCreateTopicRequest.self)
         let topic = NewTopic(
-            name: wire.name, id: try topicID(wire.topicID), partitions: Int(wire.partitions),
+            name: wire.name, request: try topicID(wire.requestID, "request_id"),
+            partitions: Int(wire.partitions),
             replicationFactor: Int(wire.replicationFactor), configs: wire.configs,
             assignments: wire.assignments.map { $0.replicas.map { NodeID($0) } })
         controller.submit { state, _ throws(ControllerError) in
@@ -124,10 +125,12 @@ final class AdminServices: @unchecked Sendable {
         }
     }
 
-    private func topicID(_ text: String) throws(RPCError) -> TopicID? {
+    private func topicID(
+        _ text: String, _ field: String = "topic_id"
+    ) throws(RPCError) -> TopicID? {
         if text.isEmpty { return nil }
         guard let id = TopicID(text), id != .zero else {
-            throw RPCError(.invalidRequest, "topic_id '\(text)' is not a topic id")
+            throw RPCError(.invalidRequest, "\(field) '\(text)' is not an id")
         }
         return id
     }

@@ -225,6 +225,8 @@ extension ControllerState {
                         BrokerChange(
                             id: broker.id, epoch: broker.epoch, inControlledShutdown: true))
                 })
+            // An earlier decision to that effect may not have become one.
+            sessions[broker.id]?.shutdownOffset = draft.nextOffset
         }
         // A controller that took over in the middle has to assume that the moves are recent.
         let moved = sessions[broker.id]?.shutdownOffset ?? draft.nextOffset
@@ -252,7 +254,8 @@ extension ControllerState {
         guard let broker = image.brokers[id] else {
             throw ControllerError(.brokerIDNotRegistered, "broker \(id) is not registered")
         }
-        guard broker.fenced else {
+        // A fenced one with a session has just been started: the call may be late.
+        guard broker.fenced, !hasValidSession(id, at: now) else {
             throw ControllerError(
                 .invalidRequest,
                 hasValidSession(id, at: now)

@@ -3,8 +3,8 @@ internal import HashTreeCollections
 
 package struct NewTopic: Equatable, Sendable {
     package var name: String
-    /// Chosen by the caller, who may then repeat the command; `nil` lets the controller choose.
-    package var id: TopicID?
+    /// Names this command, so that it may be repeated without creating another topic.
+    package var request: UniqueID?
     /// 0 takes the cluster's default.
     package var partitions: Int
     /// 0 takes the cluster's default.
@@ -14,11 +14,11 @@ package struct NewTopic: Equatable, Sendable {
     package var assignments: [[NodeID]]
 
     package init(
-        name: String, id: TopicID? = nil, partitions: Int = 0, replicationFactor: Int = 0,
+        name: String, request: UniqueID? = nil, partitions: Int = 0, replicationFactor: Int = 0,
         configs: [String: String] = [:], assignments: [[NodeID]] = []
     ) {
         self.name = name
-        self.id = id
+        self.request = request
         self.partitions = partitions
         self.replicationFactor = replicationFactor
         self.configs = configs
@@ -39,19 +39,15 @@ extension ControllerState {
         _ topic: NewTopic
     ) throws(ControllerError) -> ControllerResult<CreatedTopic> {
         try checkName(topic.name)
-        if let id = topic.id, let known = image.topics[id] {
-            guard known.name == topic.name else {
-                throw ControllerError(
-                    .invalidRequest, "topic id \(id) belongs to '\(known.name)'; choose another")
+        if let known = image.topic(named: topic.name) {
+            if topic.request != nil, known.request == topic.request {
+                // The answer to the first such command was lost on its way.
+                let draft = MetadataDraft(image: image, options: options)
+                return draft.result(
+                    CreatedTopic(
+                        id: known.id, name: known.name, partitions: known.partitions.count,
+                        replicationFactor: known.partitions.first?.replicas.count ?? 0))
             }
-            // The answer to the first such command was lost on its way.
-            let draft = MetadataDraft(image: image, options: options)
-            return draft.result(
-                CreatedTopic(
-                    id: id, name: known.name, partitions: known.partitions.count,
-                    replicationFactor: known.partitions.first?.replicas.count ?? 0))
-        }
-        if image.topicIDs[topic.name] != nil {
             throw ControllerError(
                 .topicAlreadyExists,
                 "there is already a topic '\(topic.name)'; take another name, or delete it first")
@@ -60,10 +56,14 @@ extension ControllerState {
         let assignments =
             topic.assignments.isEmpty ? try place(topic) : try checkAssignments(of: topic)
 
-        var id = topic.id ?? TopicID.random(using: &generator)
+        // Never the caller's choice: a repetition that comes late, after the topic was deleted, must
+        // not give the id to another topic (C12).
+        var id = TopicID.random(using: &generator)
         while image.topics[id] != nil { id = TopicID.random(using: &generator) }
         var draft = MetadataDraft(image: image, options: options)
-        draft.append(.topic(id: id, name: topic.name))
+        let isRequestKept = image.featureLevel >= MetadataFeatures.creationRequests
+        draft.append(
+            .topic(id: id, name: topic.name, request: isRequestKept ? topic.request : nil))
         var configs = topic.configs
         if let minimum = options.minInSyncReplicas,
             configs[TopicConfigKey.minInSyncReplicas.rawValue] == nil

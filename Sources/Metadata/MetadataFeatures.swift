@@ -8,11 +8,14 @@ package enum MetadataFeatures {
     /// The levels of `metadata.version` that this release reads and writes.
     ///
     /// - 1: the first.
-    /// - 2: blocks of producer ids, and the levels that a broker supports in its registration.
+    /// - 2: blocks of producer ids, the levels that a broker supports in its registration, and the
+    ///   request that created a topic.
     package static let supported: ClosedRange<Int32> = 1...2
 
     /// From this level on registrations say which levels their broker supports.
     static let registrationLevels: Int32 = 2
+    /// From this level on a topic says which request created it.
+    static let creationRequests: Int32 = 2
     /// From this level on producer ids are given out.
     static let producerIDs: Int32 = 2
 

@@ -47,9 +47,9 @@ extension MetadataImage {
         case .brokerChange(let change):
             try apply(change)
             notes?.changedBrokers.insert(change.id)
-        case .topic(let id, let name):
+        case .topic(let id, let name, let request):
             guard topicIDs[name] == nil, topics[id] == nil else { throw .topicExists(name) }
-            topics[id] = TopicImage(id: id, name: name)
+            topics[id] = TopicImage(id: id, name: name, request: request)
             topicIDs[name] = id
             notes?.createdTopics.insert(id)
         case .removeTopic(let id):

@@ -57,6 +57,7 @@ extension TopicImage {
     fileprivate var contentHash: UInt64 {
         ContentHasher.hash { hasher in
             hasher.combine(id)
+            hasher.combine(request ?? .zero)
             hasher.combine(name)
             hasher.combine(UInt64(partitions.count))
             for state in partitions {

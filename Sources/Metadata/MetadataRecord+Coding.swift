@@ -50,9 +50,10 @@ extension MetadataRecord {
             if let stopping = change.inControlledShutdown {
                 wire.brokerChange.inControlledShutdown = stopping
             }
-        case .topic(let id, let name):
+        case .topic(let id, let name, let request):
             wire.topic.topicID = Data(id.bytes)
             wire.topic.name = name
+            if let request { wire.topic.requestID = Data(request.bytes) }
         case .removeTopic(let id):
             wire.removeTopic.topicID = Data(id.bytes)
         case .partition(let id, let state):
@@ -90,7 +91,10 @@ extension MetadataRecord {
                     inControlledShutdown: wire.hasInControlledShutdown
                         ? wire.inControlledShutdown : nil))
         case .topic(let wire):
-            return .topic(id: try id(wire.topicID, in: "Topic"), name: wire.name)
+            return .topic(
+                id: try id(wire.topicID, in: "Topic"), name: wire.name,
+                request: wire.requestID.isEmpty
+                    ? nil : try id(wire.requestID, in: "Topic", field: "request_id"))
         case .removeTopic(let wire):
             return .removeTopic(try id(wire.topicID, in: "RemoveTopic"))
         case .partition(let wire):

@@ -37,8 +37,11 @@ extension MetadataRecord {
                     "fenced": change.fenced.map { JSONText($0) },
                     "inControlledShutdown": change.inControlledShutdown.map { JSONText($0) },
                 ])
-            case .topic(let id, let name):
-                JSONText(["name": JSONText(name), "topicId": JSONText(id.description)])
+            case .topic(let id, let name, let request):
+                JSONText([
+                    "name": JSONText(name), "topicId": JSONText(id.description),
+                    "requestId": request.map { JSONText($0.description) },
+                ])
             case .removeTopic(let id):
                 JSONText(["topicId": JSONText(id.description)])
             case .partition(let id, let state):

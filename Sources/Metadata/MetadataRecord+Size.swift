@@ -13,8 +13,8 @@ extension MetadataRecord {
                 + 18 * broker.directories.count
         case .unregisterBroker, .brokerChange, .removeTopic, .noOp, .producerIDs:
             return frame + 40
-        case .topic(_, let name):
-            return frame + 24 + name.utf8.count
+        case .topic(_, let name, _):
+            return frame + 42 + name.utf8.count
         case .partition(let id, let state):
             return frame + 18 + size(id.partition) + list(state.replicas) + list(state.isr)
                 + list(state.eligibleLeaderReplicas) + 11 + 12

@@ -6,7 +6,8 @@ package enum MetadataRecord: Equatable, Sendable {
     case registerBroker(BrokerRegistration)
     case unregisterBroker(NodeID, epoch: BrokerEpoch)
     case brokerChange(BrokerChange)
-    case topic(id: TopicID, name: String)
+    /// `request` is the id of the request that created it, if it had one and the level knows it.
+    case topic(id: TopicID, name: String, request: UniqueID? = nil)
     /// Takes the topic's partitions and configs with it.
     case removeTopic(TopicID)
     case partition(TopicPartition, PartitionState)

@@ -75,7 +75,7 @@ private enum SnapshotPart {
             guard let topic = image.topics[id] else { return [] }
             var records: [MetadataRecord] = []
             records.reserveCapacity(topic.partitions.count + 1)
-            records.append(.topic(id: id, name: topic.name))
+            records.append(.topic(id: id, name: topic.name, request: topic.request))
             for (number, state) in topic.partitions.enumerated() {
                 records.append(
                     .partition(TopicPartition(topic: id, partition: Int32(number)), state))

@@ -4,12 +4,17 @@ package import Essentials
 package struct TopicImage: Equatable, Sendable {
     package var id: TopicID
     package var name: String
+    /// The request that created it, if it said which it was.
+    package var request: UniqueID?
     /// Index is the partition's number.
     package var partitions: PartitionList
 
-    package init(id: TopicID, name: String, partitions: PartitionList = []) {
+    package init(
+        id: TopicID, name: String, request: UniqueID? = nil, partitions: PartitionList = []
+    ) {
         self.id = id
         self.name = name
+        self.request = request
         self.partitions = partitions
     }
 }

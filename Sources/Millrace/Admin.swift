@@ -17,8 +17,8 @@ public final class Admin: Sendable {
 
     /// Creates a topic and answers once the change is committed; brokers learn of it moments later.
     ///
-    /// A call whose answer is lost on the way is made again: the topic's id, chosen here, keeps that
-    /// from creating another one.
+    /// A call whose answer is lost on the way is made again: its id, chosen here, keeps that from
+    /// failing because the topic is there.
     public func createTopic(
         _ topic: NewTopic, validateOnly: Bool = false, timeout: Duration? = nil
     ) async throws(MillraceError) -> CreatedTopic {
@@ -28,7 +28,7 @@ public final class Admin: Sendable {
         request.replicationFactor = topic.replicationFactor ?? 0
         request.configs = topic.configs
         request.validateOnly = validateOnly
-        request.topicID = UniqueID.random().description
+        request.requestID = UniqueID.random().description
         let answer: WireCreateTopicResponse = try await core.callAny(
             Self.service + "CreateTopic", request, timeout: timeout)
         return CreatedTopic(

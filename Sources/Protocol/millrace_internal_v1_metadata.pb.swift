@@ -244,6 +244,9 @@ package nonisolated struct WireMetadataRecord: Sendable {
 
     package var topicID: Data = Data()
 
+    /// From level 2 on: the id of the request that created it, by which its repetition is known.
+    package var requestID: Data = Data()
+
     package var unknownFields = SwiftProtobuf.UnknownStorage()
 
     package init() {}
@@ -880,7 +883,7 @@ nonisolated extension WireMetadataRecord.BrokerChange: SwiftProtobuf.Message, Sw
 
 nonisolated extension WireMetadataRecord.Topic: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = WireMetadataRecord.protoMessageName + ".Topic"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{3}topic_id\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{3}topic_id\0\u{3}request_id\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -890,6 +893,7 @@ nonisolated extension WireMetadataRecord.Topic: SwiftProtobuf.Message, SwiftProt
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.name) }()
       case 2: try { try decoder.decodeSingularBytesField(value: &self.topicID) }()
+      case 3: try { try decoder.decodeSingularBytesField(value: &self.requestID) }()
       default: break
       }
     }
@@ -902,12 +906,16 @@ nonisolated extension WireMetadataRecord.Topic: SwiftProtobuf.Message, SwiftProt
     if !self.topicID.isEmpty {
       try visitor.visitSingularBytesField(value: self.topicID, fieldNumber: 2)
     }
+    if !self.requestID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.requestID, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireMetadataRecord.Topic, rhs: WireMetadataRecord.Topic) -> Bool {
     if lhs.name != rhs.name {return false}
     if lhs.topicID != rhs.topicID {return false}
+    if lhs.requestID != rhs.requestID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -86,9 +86,10 @@ package nonisolated struct WireCreateTopicRequest: Sendable {
   /// Brokers of each partition, leader first; instead of `partitions` and `replication_factor`.
   package var assignments: [WireReplicaAssignment] = []
 
-  /// An id that the caller chose at random, so that it may repeat the call when an answer was lost: a
-  /// topic that has this name and this id already is answered as if it were created now.
-  package var topicID: String = String()
+  /// 16 random bytes as an id of this request, printed like a topic id, so that the caller may repeat it
+  /// when an answer was lost: a topic of this name that the same request created is answered as if it
+  /// were created now. From metadata level 2 on.
+  package var requestID: String = String()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -711,7 +712,7 @@ nonisolated extension WireConfigResourceType: SwiftProtobuf._ProtoNameProviding 
 
 nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CreateTopicRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}partitions\0\u{3}replication_factor\0\u{1}configs\0\u{3}validate_only\0\u{1}assignments\0\u{3}topic_id\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}partitions\0\u{3}replication_factor\0\u{1}configs\0\u{3}validate_only\0\u{1}assignments\0\u{3}request_id\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -725,7 +726,7 @@ nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtob
       case 4: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.configs) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.validateOnly) }()
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.assignments) }()
-      case 7: try { try decoder.decodeSingularStringField(value: &self.topicID) }()
+      case 7: try { try decoder.decodeSingularStringField(value: &self.requestID) }()
       default: break
       }
     }
@@ -750,8 +751,8 @@ nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtob
     if !self.assignments.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.assignments, fieldNumber: 6)
     }
-    if !self.topicID.isEmpty {
-      try visitor.visitSingularStringField(value: self.topicID, fieldNumber: 7)
+    if !self.requestID.isEmpty {
+      try visitor.visitSingularStringField(value: self.requestID, fieldNumber: 7)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -763,7 +764,7 @@ nonisolated extension WireCreateTopicRequest: SwiftProtobuf.Message, SwiftProtob
     if lhs.configs != rhs.configs {return false}
     if lhs.validateOnly != rhs.validateOnly {return false}
     if lhs.assignments != rhs.assignments {return false}
-    if lhs.topicID != rhs.topicID {return false}
+    if lhs.requestID != rhs.requestID {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -16,9 +16,12 @@ extension QuorumNode {
     /// While it has not caught up, or another change is under way, it is tried again until `deadline`.
     /// - Parameters:
     ///   - directory: the id of its metadata log directory; `nil` if only one replica has this id.
+    ///   - check: refuses a replica, before each try, by the levels of metadata that it understands;
+    ///     `nil` if it has not said.
     ///   - completion: called once, on the event loop, with the voters when that is committed.
     package func addVoter(
         id: NodeID, directory: DirectoryID?, host: String, port: Int, deadline: NIODeadline,
+        check: @escaping (_ levels: ClosedRange<Int32>?) throws(QuorumError) -> Void = { _ in },
         completion: @escaping (Result<[Voter], QuorumError>) -> Void
     ) {
         eventLoop.preconditionInEventLoop()
@@ -32,11 +35,13 @@ extension QuorumNode {
         }
         change(
             { node throws(QuorumError) in
+                try check(nil)
                 let directory: DirectoryID =
                     if let directory { directory } else { try node.onlyDirectory(of: id) }
                 let voter = Voter(id: id, directory: directory, host: host, port: port)
                 // A repetition of a call whose answer was lost.
                 if node.raft?.voterSet?[id] == voter { return nil }
+                try check(node.metadataLevels(of: voter.key))
                 return .add(voter)
             }, deadline: deadline, completion)
     }

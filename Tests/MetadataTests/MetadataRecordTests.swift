@@ -21,6 +21,7 @@ import Testing
         .brokerChange(BrokerChange(id: 1, epoch: 9, fenced: false)),
         .brokerChange(BrokerChange(id: 1, epoch: 9, fenced: true, inControlledShutdown: false)),
         .topic(id: topic, name: "t"),
+        .topic(id: topic, name: "t", request: UniqueID(high: 5, low: 6)),
         .removeTopic(topic),
         .partition(
             partition,

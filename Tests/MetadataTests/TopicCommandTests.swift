@@ -13,24 +13,42 @@ import Testing
         #expect(cluster.image.minInSyncReplicas(topic: "t", replicas: 3) == 2)
     }
 
-    @Test func aRepeatedCommandWithItsOwnIdIsAnsweredLikeTheFirst() throws {
+    @Test func aRepeatedCommandIsAnsweredLikeTheFirst() throws {
         var cluster = try TestCluster(brokers: 3)
-        let topic = NewTopic(name: "t", id: TopicID(high: 1, low: 2), partitions: 2)
+        try cluster.raiseLevel(to: 2)
+        let topic = NewTopic(name: "t", request: UniqueID(high: 1, low: 2), partitions: 2)
         let first = cluster.commit(try cluster.state.createTopic(topic))
-        let second = cluster.commit(try cluster.state.createTopic(topic))
-        #expect(first == second && first.id == TopicID(high: 1, low: 2))
         let image = cluster.image
-        #expect(
-            refusal {
-                _ = try cluster.state.createTopic(
-                    NewTopic(name: "u", id: TopicID(high: 1, low: 2)))
-            } == .invalidRequest)
-        #expect(
-            refusal {
-                _ = try cluster.state.createTopic(
-                    NewTopic(name: "t", id: TopicID(high: 3, low: 4)))
-            } == .topicAlreadyExists)
+        #expect(cluster.commit(try cluster.state.createTopic(topic)) == first)
         #expect(cluster.image == image)
+        // Another request, or one without an id, is no repetition.
+        for request in [UniqueID(high: 3, low: 4), nil] {
+            #expect(
+                refusal {
+                    _ = try cluster.state.createTopic(NewTopic(name: "t", request: request))
+                } == .topicAlreadyExists)
+        }
+        // A new controller knows it from the log.
+        try cluster.failOver()
+        #expect(cluster.commit(try cluster.state.createTopic(topic)) == first)
+    }
+
+    @Test("C12: a repetition that comes after the deletion makes another topic")
+    func aLateRepetitionNeverGivesAnIdAgain() throws {
+        var cluster = try TestCluster(brokers: 3)
+        try cluster.raiseLevel(to: 2)
+        let topic = NewTopic(name: "t", request: UniqueID(high: 1, low: 2))
+        let first = cluster.commit(try cluster.state.createTopic(topic))
+        cluster.commit(try cluster.state.deleteTopic(named: "t", id: first.id))
+        let second = cluster.commit(try cluster.state.createTopic(topic))
+        #expect(second.id != first.id)
+    }
+
+    @Test func aRequestIsNotWrittenDownAtTheFirstLevel() throws {
+        var cluster = try TestCluster(brokers: 1)
+        let topic = NewTopic(name: "t", request: UniqueID(high: 1, low: 2))
+        cluster.commit(try cluster.state.createTopic(topic))
+        #expect(cluster.image.topic(named: "t")?.request == nil)
     }
 
     @Test func deletingByIdNeverDeletesALaterTopicOfThatName() throws {

@@ -64,7 +64,7 @@ struct SimulationTests {
         }
         #expect(epochs >= 60)
         #expect(records >= 3_000)
-        #expect(loaded >= 20)
+        #expect(loaded >= 12)
         #expect(taken >= 80)
         #expect(reads >= 100)
         #expect(changes >= 60)
