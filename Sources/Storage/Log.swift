@@ -102,7 +102,10 @@ package final class Log {
         } catch {
             throw health.noting(error)
         }
-        return (Log(recovered: recovery, health: health, store: store), recovery.report)
+        let log = Log(recovered: recovery, health: health, store: store)
+        // Before anything is appended, or records would be taken for removed later.
+        if recovery.isLogStartUntrue { try store?.setLogStart(log.folder, to: nil) }
+        return (log, recovery.report)
     }
 
     /// The name of the log's folder, under which a log directory knows it.

@@ -22,6 +22,9 @@ struct LogRecovery {
     /// Says that the log was found damaged, so that a clean stop does not make it look sound.
     static let damageMarker = "damaged"
 
+    /// The log start that was noted lies above the log, and must not be found when that has grown.
+    private(set) var isLogStartUntrue = false
+
     /// The epochs found in the batches that were walked over.
     private var epochsFound = EpochCache()
     private var hasDamageMarker = false
@@ -50,6 +53,7 @@ struct LogRecovery {
             if let noted = checkpoint.logStartOffset, noted > logEndOffset {
                 // Not true, since it never passes what is durable: what lies below counts after all.
                 checkpoint.logStartOffset = nil
+                isLogStartUntrue = true
                 try checkSegments()
             }
         }
@@ -238,7 +242,10 @@ struct LogRecovery {
         logStartOffset = firstBase
         guard let noted = checkpoint.logStartOffset else { return }
         // It is never moved past what is durable: a larger one is not true.
-        guard noted <= logEndOffset else { return }
+        guard noted <= logEndOffset else {
+            isLogStartUntrue = true
+            return
+        }
         logStartOffset = max(noted, firstBase)
         // It is noted before segments go, so that none below it can be the first.
         if noted < firstBase, !report.isDamaged {

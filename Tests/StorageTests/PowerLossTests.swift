@@ -92,10 +92,12 @@ private struct Run {
         // A batch has at most three records, all of which may go.
         model.durable = min(model.durable, Offset(max(low, target - 3)))
         model.epoch = model.epoch.next
+        let isCut = Offset(target) < log.logEndOffset
         try log.truncate(to: Offset(target))
         #expect(log.logEndOffset <= Offset(target) && log.logEndOffset > Offset(target - 3))
         model.entries = model.entries.filter { $0.key < log.logEndOffset }
-        model.latestStart = log.logStartOffset
+        // Otherwise a new start that is on its way still holds.
+        if isCut { model.latestStart = log.logStartOffset }
     }
 
     mutating func advanceStart() throws {
