@@ -15,7 +15,9 @@ final class MetadataLog {
     private let directory: LogDirectory?
     private let log: Log
     /// The checkpoint on disk, as far as this process has written it.
-    private var noted: Offset = 0
+    private var noted: LogCheckpoint?
+    /// Everything below is known to be committed, from what the directory noted.
+    private(set) var committedOffset: Offset
     /// The epoch of the record before the log's start.
     private(set) var epochBeforeStart: LeaderEpoch
 
@@ -23,6 +25,7 @@ final class MetadataLog {
         self.directory = directory
         self.log = log
         self.epochBeforeStart = epochBeforeStart
+        committedOffset = directory?.checkpoint(of: Self.folder).highWatermark ?? 0
     }
 
     /// What was found on disk.
@@ -245,12 +248,26 @@ final class MetadataLog {
     func reset(to id: SnapshotID) throws(LogError) {
         try log.truncateFully(andStartAt: id.endOffset)
         epochBeforeStart = id.epoch
-        noted = 0
     }
 
-    /// Removes the segments that lie wholly below `offset`.
-    func advanceStart(to offset: Offset) throws(LogError) {
-        try log.advanceLogStart(to: offset)
+    /// Notes durably that the log is to start at `offset`; for another thread, which it blocks.
+    ///
+    /// It returns whether that is so now: not when the log was truncated meanwhile. `nil` while
+    /// the log can't be relied on.
+    func startNote(at offset: Offset) -> (@Sendable () throws(LogError) -> Bool)? {
+        // An observer's log starts where its first segment does.
+        guard let directory else { return { () throws(LogError) in true } }
+        guard offset > log.logStartOffset,
+            let generation = log.checkpoint(highWatermark: 0)?.generation
+        else { return nil }
+        return { () throws(LogError) in
+            try directory.noteLogStart(Self.folder, to: offset, generation: generation)
+        }
+    }
+
+    /// Has the log start at `offset`, as was noted; returns what another thread has to remove.
+    func moveStart(to offset: Offset) throws(LogError) -> SegmentRemoval? {
+        try log.moveLogStart(to: offset)
     }
 
     var startOffset: Offset { log.logStartOffset }
@@ -294,11 +311,16 @@ final class MetadataLog {
 
     /// What the directory should note, if that has changed; it is written elsewhere.
     func newCheckpoint(highWatermark: Offset) -> (LogDirectory, LogCheckpoint)? {
-        guard let directory, log.durableOffset > noted,
-            let checkpoint = log.checkpoint(highWatermark: highWatermark)
+        guard let directory, let checkpoint = log.checkpoint(highWatermark: highWatermark),
+            checkpoint != noted
         else { return nil }
-        noted = log.durableOffset
         return (directory, checkpoint)
+    }
+
+    /// Takes note that the directory has noted it.
+    func completeCheckpoint(_ checkpoint: LogCheckpoint) {
+        noted = checkpoint
+        committedOffset = max(committedOffset, checkpoint.highWatermark)
     }
 
     func close(clean: Bool) throws(LogError) {

@@ -57,11 +57,7 @@ extension QuorumNode {
                     guard incarnation == self.incarnation else { return self.flushIfNeeded() }
                     self.log?.completeFlush(ticket)
                     self.step(.logDurable(end: ticket.end, truncations: truncations))
-                    do throws(LogError) {
-                        try self.advanceLogStart()
-                    } catch {
-                        self.storageFailed(error)
-                    }
+                    self.advanceLogStart()
                     self.flushIfNeeded()
                 case .failure(let error):
                     self.storageFailed(error, in: incarnation)
@@ -71,14 +67,23 @@ extension QuorumNode {
     }
 
     func writeCheckpoint() {
-        guard phase == .running,
+        guard phase == .running, !isCheckpointing,
             let (directory, checkpoint) = log?.newCheckpoint(highWatermark: highWatermark)
         else { return }
-        writer.submit { [logger] _ in
+        isCheckpointing = true
+        let incarnation = incarnation
+        writer.submit { [logger, eventLoop] _ in
+            var isWritten = false
             do throws(LogError) {
                 try directory.checkpoint([MetadataLog.folder: checkpoint])
+                isWritten = true
             } catch {
                 logger.warning("the metadata log's recovery point was not noted: \(error)")
+            }
+            eventLoop.execute { [isWritten] in
+                self.isCheckpointing = false
+                guard isWritten, incarnation == self.incarnation else { return }
+                self.log?.completeCheckpoint(checkpoint)
             }
         }
     }
@@ -175,7 +180,9 @@ extension QuorumNode {
 
     private func reopen() {
         guard phase == .running, raft == nil else { return }
-        guard !isWritingState, !isFlushing, !snapshots.isTaking, !snapshots.isVerifying else {
+        guard !isWritingState, !isFlushing, !snapshots.isTaking, !snapshots.isVerifying,
+            !snapshots.isMovingLogStart
+        else {
             // What was begun before must not end after what is read now.
             eventLoop.scheduleTask(in: Self.reopenPause) { [weak self] in self?.reopen() }
             return
@@ -230,7 +237,7 @@ extension QuorumNode {
 
     /// Everything below is known to be committed, from now or from before the last start.
     var committedOffset: Offset {
-        let noted = directory?.checkpoint(of: MetadataLog.folder).highWatermark
-        return max(deliveredOffset, noted ?? 0)
+        // Not the directory's own note, which is locked while it is written.
+        max(deliveredOffset, log?.committedOffset ?? 0)
     }
 }

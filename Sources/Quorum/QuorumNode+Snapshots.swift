@@ -103,11 +103,69 @@ extension QuorumNode {
     }
 
     /// Removes what the older of the two newest snapshots stands for, once the log is durable there.
-    func advanceLogStart() throws(LogError) {
-        guard let log, let start = snapshots.logStart, log.durableOffset >= start else { return }
+    ///
+    /// Nothing of it waits for the disk on this loop: first the new start is noted, then the log
+    /// begins there, then the files below go.
+    func advanceLogStart() {
+        guard !snapshots.isMovingLogStart, let log, let start = snapshots.logStart,
+            log.durableOffset >= start, let note = log.startNote(at: start)
+        else { return }
         snapshots.logStart = nil
-        try log.advanceStart(to: start)
+        snapshots.isMovingLogStart = true
+        let incarnation = incarnation
+        writer.submit { [eventLoop] _ in
+            let result: Result<Bool, LogError>
+            do throws(LogError) {
+                result = .success(try note())
+            } catch {
+                result = .failure(error)
+            }
+            eventLoop.execute {
+                self.snapshots.isMovingLogStart = false
+                guard self.phase == .running else { return }
+                switch result {
+                case .success(let isNoted):
+                    guard incarnation == self.incarnation else { return }
+                    if isNoted {
+                        self.logStartNoted(start)
+                    } else if self.snapshots.logStart == nil, start > self.log?.startOffset ?? 0 {
+                        // A truncation came in between: once more.
+                        self.snapshots.logStart = start
+                    }
+                    self.advanceLogStart()
+                case .failure(let error):
+                    self.storageFailed(error, in: incarnation)
+                }
+            }
+        }
+    }
+
+    private func logStartNoted(_ start: Offset) {
+        let removal: SegmentRemoval?
+        do throws(LogError) {
+            // It may have been replaced by a newer snapshot meanwhile, and start above.
+            removal = try log?.moveStart(to: start)
+        } catch {
+            return storageFailed(error)
+        }
         removeObsoleteSnapshots()
+        guard let removal else { return }
+        snapshots.isMovingLogStart = true
+        let incarnation = incarnation
+        snapshotThreads.submit { [eventLoop] _ in
+            var failure: LogError?
+            do throws(LogError) {
+                try removal.perform()
+            } catch {
+                failure = error
+            }
+            eventLoop.execute { [failure] in
+                self.snapshots.isMovingLogStart = false
+                guard self.phase == .running else { return }
+                if let failure { return self.storageFailed(failure, in: incarnation) }
+                self.advanceLogStart()
+            }
+        }
     }
 
     /// Removes the snapshots that end below the log's start: no state is made of them any more.
@@ -219,6 +277,7 @@ extension QuorumNode {
         }
         logger.info("replacing the metadata log", metadata: ["snapshot": "\(id)"])
         try log?.reset(to: id)
+        snapshots.logStart = nil
         // What waits behind a snapshot that is being loaded is gone from the disk. The new snapshot,
         // and how far to go on after it, come next, and stand for all of it.
         deliveries.removeAll { delivery in

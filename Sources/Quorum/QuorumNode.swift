@@ -78,6 +78,7 @@ package final class QuorumNode: @unchecked Sendable {
     var unwrittenState: (state: ElectionState, write: UInt64)?
     var isWritingState = false
     var isFlushing = false
+    var isCheckpointing = false
     /// Counts how often the log was opened; a report from an earlier time counts for nothing.
     var incarnation = 0
     var timer: (scheduled: Scheduled<Void>, deadline: MonotonicTime)?
@@ -346,7 +347,7 @@ package final class QuorumNode: @unchecked Sendable {
             try resetLog(to: id)
         case .advanceLogStart(let id):
             snapshots.logStart = id.endOffset
-            try advanceLogStart()
+            advanceLogStart()
         case .loadSnapshot(let id):
             deliver(.load(id))
         case .advanceHighWatermark(let offset):

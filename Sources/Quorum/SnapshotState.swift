@@ -16,6 +16,8 @@ struct SnapshotState {
     var isTaking = false
     /// Where the log is to start, as soon as it is durable up to there.
     var logStart: Offset?
+    /// Whether the log's start is being noted, or what lies below removed.
+    var isMovingLogStart = false
 
     /// What is being fetched, as far as it is here.
     struct Download {

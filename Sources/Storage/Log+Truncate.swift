@@ -104,18 +104,28 @@ extension Log {
         guard offset > logStartOffset else { return }
         // First, or a crash would bring back what was removed.
         try store?.setLogStart(folder, to: offset)
+        try moveLogStart(to: offset)?.perform()
+    }
+
+    /// Moves the log start like `advanceLogStart`, without waiting for the disk.
+    ///
+    /// Whoever owns the log has noted `offset` durably before, with `LogDirectory.noteLogStart`.
+    /// - Returns: what has to be removed, on any thread, before the log is opened again; `nil` for
+    ///   nothing.
+    package func moveLogStart(to offset: Offset) throws(LogError) -> SegmentRemoval? {
+        try checkWritable()
+        guard offset <= durableOffset else {
+            throw .offsetOutOfRange(offset, valid: logStartOffset...durableOffset)
+        }
+        guard offset > logStartOffset else { return nil }
         logStartOffset = offset
         if epochs.advanceStart(to: offset) { epochsVersion += 1 }
         let obsolete = segmentIndex(for: offset)
-        guard obsolete > 0 else { return }
-        try health.watch { () throws(FileError) in
-            // The oldest first: what is left is always without a gap.
-            for _ in 0..<obsolete {
-                try segments[0].remove()
-                segments.removeFirst()
-            }
-            try fileSystem.syncDirectory(directory)
-        }
+        guard obsolete > 0 else { return nil }
+        let names = segments[..<obsolete].map(\.name)
+        segments.removeFirst(obsolete)
+        return SegmentRemoval(
+            names: names, directory: directory, fileSystem: fileSystem, health: health)
     }
 
     private func checkMayTruncate() throws(LogError) {
@@ -181,5 +191,26 @@ extension Log {
             throw goOffline(.io(error))
         }
         refusal = nil
+    }
+}
+
+/// Files of segments that belong to no log any more.
+package struct SegmentRemoval: Sendable {
+    let names: [SegmentName]
+    let directory: String
+    let fileSystem: any FileSystem
+    let health: StorageHealth
+
+    /// Removes them durably; blocks until that is done.
+    package func perform() throws(LogError) {
+        try health.watch { () throws(FileError) in
+            // The oldest first: what is left is always without a gap.
+            for name in names {
+                for file in [name.offsetIndex, name.timeIndex, name.log] {
+                    try fileSystem.remove("\(directory)/\(file)")
+                }
+            }
+            try fileSystem.syncDirectory(directory)
+        }
     }
 }

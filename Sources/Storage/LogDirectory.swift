@@ -371,6 +371,22 @@ package final class LogDirectory: LogCheckpointStore {
         return isCurrent
     }
 
+    /// Notes, durably, that a log is to start at `offset`, for `Log.moveLogStart` to follow.
+    ///
+    /// - Parameter generation: the log's, by its `checkpoint`.
+    /// - Returns: whether that was noted; it is not when the log was truncated since.
+    package func noteLogStart(
+        _ folder: String, to offset: Offset, generation: UInt64
+    ) throws(LogError) -> Bool {
+        var isCurrent = false
+        try update { state in
+            isCurrent = state.generations[folder] == generation
+            guard isCurrent else { return [] }
+            return state.checkpoints.set(.logStart, folder, offset) ? [.logStart] : []
+        }
+        return isCurrent
+    }
+
     /// Changes what is known, and writes the files that this changes before anyone else goes on.
     private func update(
         _ change: (inout State) -> Set<DirectoryCheckpoints.Kind>

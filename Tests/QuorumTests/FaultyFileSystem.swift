@@ -19,6 +19,20 @@ final class FaultyFileSystem: FileSystem {
     private let made = Mutex<[String]>([])
 
     private let left = Mutex<Int?>(nil)
+    private let gate = Mutex<DispatchSemaphore?>(nil)
+    private let waits = Mutex(0)
+    private let timeouts = Mutex(0)
+
+    /// What every sync waits for.
+    var syncGate: DispatchSemaphore? {
+        get { gate.withLock { $0 } }
+        set { gate.withLock { $0 = newValue } }
+    }
+
+    /// How many syncs came to the gate, and how many were let through only after a long time.
+    var syncsHeld: (all: Int, tooLong: Int) {
+        (waits.withLock { $0 }, timeouts.withLock { $0 })
+    }
 
     /// How many more changes are made; `nil` for any number.
     ///
@@ -65,6 +79,11 @@ final class FaultyFileSystem: FileSystem {
 
     func checkSync(_ path: String) throws(FileError) {
         try checkChange(path)
+        if affects(path), let gate = syncGate {
+            waits.withLock { $0 += 1 }
+            // Whoever waits for this sync would wait forever.
+            if gate.wait(timeout: .now() + 20) == .timedOut { timeouts.withLock { $0 += 1 } }
+        }
         guard fault == .syncFails, affects(path) else { return }
         failures.withLock { $0 += 1 }
         throw FileError("sync", path, code: EIO)

@@ -256,6 +256,38 @@ import Testing
         }
     }
 
+    @Test(arguments: ["log-start-offset-checkpoint", "recovery-point-offset-checkpoint"])
+    func aSlowDiskHoldsUpNobodyWhileTheLogIsCut(file: String) async throws {
+        try await withCluster(1) { cluster in
+            let disk = FaultyFileSystem()
+            disk.onlyPathsContaining = file
+            let gate = DispatchSemaphore(value: 0)
+            let member = try await cluster.start(1, fileSystem: disk, change: Self.often)
+            let leader = try await cluster.leader(of: [member])
+            disk.syncGate = gate
+            let filler = String(repeating: "x", count: 4_000)
+            var records: [String] = []
+            try await eventually("the log's start is noted") {
+                records.append("\(records.count) \(filler)")
+                _ = try await leader.propose([records[records.count - 1]])
+                return disk.syncsHeld.all > 0 ? true : nil
+            }
+            // That is still under way.
+            _ = try await leader.propose(["meanwhile"])
+            records.append("meanwhile")
+            try await has(records, [member])
+            #expect(disk.syncsHeld.tooLong == 0)
+            if file.hasPrefix("log-start") { #expect(try segments(cluster, 1).min() == 0) }
+            disk.syncGate = nil
+            for _ in 1...100 { gate.signal() }
+            try await fill(cluster, leader, until: [member], records: &records)
+            await member.stop()
+            let again = try await cluster.start(1, change: Self.often)
+            try await has(records, [again])
+            await again.stop()
+        }
+    }
+
     @Test func fullDiskDuringASnapshotLeavesTheLogAlone() async throws {
         try await withCluster(1) { cluster in
             let disk = FaultyFileSystem()
