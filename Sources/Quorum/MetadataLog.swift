@@ -37,6 +37,8 @@ final class MetadataLog {
         var voters: VoterHistory
         /// Of the snapshot that the directory was formatted with.
         var bootstrapRecords: [[UInt8]] = []
+        /// Whether there is any snapshot, if only the one of a new directory.
+        var hasSnapshot = false
     }
 
     /// Opens the log and sees to it that snapshot and log together cover everything.
@@ -161,7 +163,8 @@ final class MetadataLog {
         guard let state else { throw .damagedLog(path: folder, at: log.logEndOffset) }
         try readVoters(into: &voters, folder)
         return Found(
-            log: self, state: state, snapshot: newest, voters: voters, bootstrapRecords: records)
+            log: self, state: state, snapshot: newest, voters: voters, bootstrapRecords: records,
+            hasSnapshot: !ids.isEmpty)
     }
 
     /// Has the log start where a snapshot ends, unless it has all its records.

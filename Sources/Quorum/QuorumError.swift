@@ -15,6 +15,8 @@ package enum QuorumError: Error, Hashable, Sendable {
     /// A snapshot is not whole, or its bytes are not what was written.
     case damagedSnapshot(path: String, reason: String)
     /// The log's older records were removed, and the snapshot that stands for them is not there.
+    ///
+    /// With a start of 0, there is neither a log nor what a new controller begins with.
     case missingSnapshot(folder: String, logStart: Offset)
     /// A file that was to be looked at is no part of a metadata log, or makes no sense.
     case unreadable(path: String, reason: String)
@@ -32,6 +34,14 @@ package enum QuorumError: Error, Hashable, Sendable {
 }
 
 extension QuorumError: CustomStringConvertible {
+    /// The way back for a controller that lost records which it may have acknowledged.
+    ///
+    /// With an empty log under its old identity it could elect a leader that lacks them.
+    private static let replacement =
+        "remove this controller with 'millrace quorum remove-voter', empty its directory and format "
+        + "that anew with 'millrace storage format --no-initial-controllers', which gives it a new "
+        + "directory id, and add it with 'millrace quorum add-voter'"
+
     package var description: String {
         switch self {
         case .notLeader(let leader, let epoch):
@@ -45,15 +55,16 @@ extension QuorumError: CustomStringConvertible {
             "\(path) is damaged (\(reason)), so this node can't know how it voted; restore the file, "
                 + "or replace this controller's disk and format it anew"
         case .damagedLog(let path, let offset):
-            "the metadata log in \(path) is damaged at offset \(offset); move the folder away, and "
-                + "let this node fetch the log again from the others"
+            "the metadata log in \(path) is damaged at offset \(offset); " + Self.replacement
         case .damagedSnapshot(let path, let reason):
-            "\(path) is damaged (\(reason)); restore it from a copy, or move the metadata log's folder "
-                + "away, and let this node fetch the metadata again from the others"
+            "\(path) is damaged (\(reason)); restore it from a copy; if there is none, "
+                + Self.replacement
+        case .missingSnapshot(let folder, let start) where start == 0:
+            "the metadata log in \(folder) is gone, though this controller took part in elections; "
+                + "restore the folder; if that can't be done, " + Self.replacement
         case .missingSnapshot(let folder, let start):
             "the metadata log in \(folder) begins at offset \(start), and no snapshot there holds what "
-                + "came before; restore it, or move the folder away, and let this node fetch the "
-                + "metadata again from the others"
+                + "came before; restore it; if that can't be done, " + Self.replacement
         case .unreadable(let path, let reason):
             "\(path) can't be read as metadata: \(reason)"
         case .invalidOptions(let reason): reason

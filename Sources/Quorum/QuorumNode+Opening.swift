@@ -48,6 +48,13 @@ extension QuorumNode {
             }
             try storeElection(.initial)
         }
+        if options.isController, let stored, stored != .initial, !found.hasSnapshot,
+            found.state.endOffset == 0
+        {
+            // A new directory has its first snapshot. Here somebody took the folder away: with an empty
+            // log this replica would vote for one that lacks what it acknowledged.
+            throw .missingSnapshot(folder: metadataFolder, logStart: 0)
+        }
         bootstrapRecords = found.bootstrapRecords
         let local = ReplicaKey(id: options.local, directory: options.directory)
         if options.isController, !(found.voters.current?.isVoter(local) ?? false) {
