@@ -46,6 +46,7 @@ extension QuorumNode {
             }
         }
         isDelivering = false
+        readsMayBeDone()
         considerSnapshot()
     }
 
@@ -105,7 +106,6 @@ extension QuorumNode {
                             "milliseconds": "\((MonotonicTime.now - started).milliseconds)",
                         ])
                     self.continueDelivering()
-                    self.readsMayBeDone()
                 case .failure(let error):
                     self.loadFailed(id, error)
                 }

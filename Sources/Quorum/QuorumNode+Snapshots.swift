@@ -30,7 +30,8 @@ extension QuorumNode {
             && now - snapshots.lastTime >= options.snapshotInterval
         guard isLarge || isDue, let source = listener?.snapshot(),
             source.endOffset > snapshots.newest?.endOffset ?? 0,
-            source.endOffset >= raft.log.startOffset
+            // An observer that lost its log may have handed out more than it has again.
+            source.endOffset >= raft.log.startOffset, source.endOffset <= raft.log.endOffset
         else { return }
         invariant(
             source.endOffset <= deliveredOffset,
@@ -242,7 +243,8 @@ extension QuorumNode {
                 guard self.phase == .running, incarnation == self.incarnation,
                     self.snapshots.download?.id == id
                 else {
-                    // Whole as it may be, nobody counts on it.
+                    // If it is whole it has its name now, and stays until the log starts above it:
+                    // a next start may use it as any other. If not, nobody else removes it.
                     try? fileSystem.remove(download.path)
                     return
                 }
@@ -269,7 +271,8 @@ extension QuorumNode {
     /// Replaces the log by a snapshot that is on disk.
     func resetLog(to id: SnapshotID) throws(LogError) {
         let committed = committedOffset
-        guard id.endOffset >= committed else {
+        // An observer that lost its copy starts from what there is, and has handed out more already.
+        guard id.endOffset >= committed || !options.isController else {
             return giveUp(
                 .diverged(
                     "the leader's snapshot ends at offset \(id.endOffset), but records below "

@@ -151,6 +151,7 @@ package final class QuorumNode: @unchecked Sendable {
                 directory = try LogDirectory.open(
                     options.directoryPath, fileSystem: fileSystem)
             } catch {
+                endThreads()
                 throw QuorumError.storage(error)
             }
         }
@@ -161,6 +162,7 @@ package final class QuorumNode: @unchecked Sendable {
             // Whoever repairs what is wrong may start another node here.
             close()
             finish()
+            endThreads()
             throw error
         }
         checkpointTimer = eventLoop.scheduleRepeatedTask(
@@ -173,6 +175,13 @@ package final class QuorumNode: @unchecked Sendable {
             self?.considerSnapshot()
         }
         step(.timePassed)
+    }
+
+    /// After a start that failed: nobody stops this node.
+    private func endThreads() {
+        flusher.stop()
+        writer.shutdownGracefully { _ in }
+        snapshotThreads.shutdownGracefully { _ in }
     }
 
     /// Hands a leadership over, and closes the log.
