@@ -326,8 +326,14 @@ final class MetadataLog {
         committedOffset = max(committedOffset, checkpoint.highWatermark)
     }
 
-    func close(clean: Bool) throws(LogError) {
+    /// - Parameter committed: everything below is; noted for the next start if all is in order.
+    func close(clean: Bool, committed: Offset = 0) throws(LogError) {
         if clean, let directory {
+            try log.flush()
+            if let checkpoint = log.checkpoint(highWatermark: max(committed, committedOffset)) {
+                // Without it the next start knows less, which is safe.
+                try? directory.checkpoint([Self.folder: checkpoint])
+            }
             try directory.closeLog(log)
         } else {
             try log.close(clean: clean)

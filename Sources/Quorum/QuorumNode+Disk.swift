@@ -111,8 +111,8 @@ extension QuorumNode {
         if permanent == nil, !options.isController {
             interruptedElection = ElectionState(epoch: failed.election.epoch, leader: failed.leader)
         }
-        leaveQuorum(epoch: failed.election.epoch)
         if let permanent { return giveUp(permanent) }
+        leaveQuorum(epoch: failed.election.epoch)
         eventLoop.scheduleTask(in: Self.retryDelay) { [weak self] in self?.reopen() }
     }
 
@@ -124,9 +124,8 @@ extension QuorumNode {
         guard options.isController else { return nil }
         switch error {
         case .io(let error) where error.isOutOfSpace:
-            // The state file is written anew each time; the log would be believed as it is.
-            let isSafe = error.operation != "sync" || error.path.hasPrefix(stateFile.path)
-            return isSafe ? nil : .storage(.io(error))
+            // A file that is written anew each time is no loss; the log would be believed as it is.
+            return error.isFailedSync ? .storage(.io(error)) : nil
         case .refused, .notContiguous, .epochFell, .epochTooNew:
             // Another replica's batches were no good; the log is as it was.
             return nil
@@ -210,10 +209,9 @@ extension QuorumNode {
     func giveUp(_ error: QuorumError) {
         guard phase == .running else { return }
         logger.critical("this node stays out of the quorum: \(error)")
-        let epoch = epoch
         dropRaft()
         interruptedElection = nil
-        leaveQuorum(epoch: epoch)
+        leaveQuorum(epoch: lastEpoch)
         phase = .stopped
         onFailure?(error)
     }

@@ -105,6 +105,8 @@ package final class QuorumNode: @unchecked Sendable {
     private var lastVoters: [Voter] = []
     /// Where the log ended when the state machine was last dropped.
     private var lastEndOffset: Offset = 0
+    /// The epoch when the state machine was last dropped.
+    private(set) var lastEpoch = LeaderEpoch.none
     /// What an observer knew when it left the quorum for a moment; it goes back to that leader.
     var interruptedElection: ElectionState?
     /// Until when a flush that has no records to make durable waits.
@@ -218,10 +220,11 @@ package final class QuorumNode: @unchecked Sendable {
     }
 
     private func finish() {
+        let committed = committedOffset
         let log = log
         self.log = nil
         do {
-            try log?.close(clean: true)
+            try log?.close(clean: true, committed: committed)
             try directory?.close(clean: true)
         } catch {
             logger.warning("the metadata log was not closed in order: \(error)")
@@ -234,6 +237,7 @@ package final class QuorumNode: @unchecked Sendable {
         if let raft {
             lastEndOffset = raft.log.endOffset
             lastVoters = raft.voterSet?.voters ?? []
+            lastEpoch = raft.election.epoch
         }
         raft = nil
     }

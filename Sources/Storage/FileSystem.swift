@@ -79,7 +79,7 @@ package struct FileError: Error, Hashable, Sendable {
     /// Whether what was thought to be written may be lost, which no later sync would tell.
     ///
     /// A full disk that has no room for a file which is only being made says nothing of the others.
-    var isFailedSync: Bool {
+    package var isFailedSync: Bool {
         operation.hasPrefix("sync") && !(isOutOfSpace && path.hasSuffix(".tmp"))
     }
 }

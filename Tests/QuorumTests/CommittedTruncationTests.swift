@@ -21,6 +21,20 @@ import Testing
         await cluster.remove()
     }
 
+    @Test func aStopInOrderNotesWhatIsCommitted() async throws {
+        let cluster = try await QuorumCluster(voterCount: 1)
+        let member = try await cluster.start(1)
+        _ = try await cluster.leader(of: [member]).propose(["one", "two"])
+        try await has(["one", "two"], [member])
+        await member.stop()
+        let directory = try LogDirectory.open(cluster.path(1))
+        let noted = directory.checkpoint(of: LogDirectory.metadataFolder)
+        #expect(noted.highWatermark == member.witness.account.nextOffset)
+        #expect(noted.recoveryPoint == noted.highWatermark)
+        try directory.close(clean: true)
+        await cluster.remove()
+    }
+
     private func truncate(_ cluster: QuorumCluster, isNoted: Bool) async throws {
         var members = try await start([1, 2, 3], in: cluster)
         _ = try await cluster.leader(of: members).propose(["common"])

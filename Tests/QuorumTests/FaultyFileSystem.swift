@@ -8,6 +8,8 @@ final class FaultyFileSystem: FileSystem {
     enum Fault {
         case full
         case syncFails
+        /// That it is full shows only when it is to sync.
+        case fullAtSync
         /// What is read is not what was written.
         case rots
     }
@@ -84,9 +86,10 @@ final class FaultyFileSystem: FileSystem {
             // Whoever waits for this sync would wait forever.
             if gate.wait(timeout: .now() + 20) == .timedOut { timeouts.withLock { $0 += 1 } }
         }
-        guard fault == .syncFails, affects(path) else { return }
+        let fault = fault
+        guard fault == .syncFails || fault == .fullAtSync, affects(path) else { return }
         failures.withLock { $0 += 1 }
-        throw FileError("sync", path, code: EIO)
+        throw FileError("sync", path, code: fault == .fullAtSync ? ENOSPC : EIO)
     }
 
     /// The files that were made, in order, every time they were.

@@ -21,6 +21,8 @@ final class Witness: QuorumListener, Sendable {
         var leading: LeaderEpoch?
         var epochsLed: [LeaderEpoch] = []
         var leader: NodeID?
+        var leaderEpoch = LeaderEpoch.none
+        var epochFell = false
         var voters: [NodeID] = []
         var snapshotsLoaded: [SnapshotID] = []
     }
@@ -47,7 +49,11 @@ final class Witness: QuorumListener, Sendable {
     }
 
     func leaderChanged(_ leader: NodeID?, epoch: LeaderEpoch) {
-        state.withLock { $0.leader = leader }
+        state.withLock { account in
+            account.leader = leader
+            if epoch < account.leaderEpoch { account.epochFell = true }
+            account.leaderEpoch = epoch
+        }
     }
 
     func startedLeading(epoch: LeaderEpoch) {

@@ -315,7 +315,88 @@ import Testing
         }
     }
 
+    @Test func fullDiskWhileTheLogsStartIsNotedIsNotForGood() async throws {
+        try await withCluster(1) { cluster in
+            let disk = FaultyFileSystem()
+            disk.onlyPathsContaining = "log-start-offset-checkpoint.tmp"
+            disk.fault = .fullAtSync
+            let member = try await cluster.start(1, fileSystem: disk, change: Self.often)
+            let leader = try await cluster.leader(of: [member])
+            let filler = String(repeating: "x", count: 4_000)
+            try await eventually("it can't be noted") {
+                _ = try? await leader.propose([filler])
+                return disk.failureCount > 0 ? true : nil
+            }
+            disk.fault = nil
+            try await eventually("it leads again") {
+                (try? await leader.propose(["after"])).map { _ in true }
+            }
+            try await eventually("it goes on") {
+                member.witness.account.records.last == "after" ? true : nil
+            }
+            #expect(member.failure.error.withLock { $0 } == nil)
+            // What is certainly lost is another matter.
+            disk.onlyPathsContaining = ".log"
+            disk.fault = .syncFails
+            _ = try? await leader.propose(["lost"])
+            try await eventually("it gives up") { member.failure.error.withLock { $0 } }
+            #expect(!member.witness.account.epochFell)
+            disk.fault = nil
+            await member.stop()
+        }
+    }
+
+    @Test func observerThatLosesItsLogWhileItRunsGoesOn() async throws {
+        try await withCluster(1) { cluster in
+            let member = try await cluster.start(1, change: Self.often)
+            let leader = try await cluster.leader(of: [member])
+            var records: [String] = []
+            try await fill(cluster, leader, until: [member], records: &records)
+            let disk = FaultyFileSystem()
+            let broker = try await cluster.start(101, fileSystem: disk, change: Self.often)
+            // Beyond the snapshots of the leader.
+            for name in ["a", "b", "c"] {
+                _ = try await leader.propose([name])
+                records.append(name)
+            }
+            try await has(records, [broker])
+            disk.onlyPathsContaining = ".log"
+            disk.fault = .full
+            for id in try snapshots(cluster, 101) {
+                try FileManager.default.removeItem(
+                    atPath: "\(cluster.logPath(101))/\(SnapshotFile.name(of: id))")
+            }
+            _ = try await leader.propose(["d"])
+            records.append("d")
+            try await eventually("it can't be written") { disk.failureCount > 0 ? true : nil }
+            disk.fault = nil
+            try await has(records, [broker])
+            _ = try await leader.propose(["after"])
+            try await has(records + ["after"], [broker])
+            #expect(broker.failure.error.withLock { $0 } == nil)
+            await broker.stop()
+            await member.stop()
+        }
+    }
+
     // MARK: At the start
+
+    @Test func controllerWhoseLogIsGoneIsRefused() async throws {
+        try await withCluster(1) { cluster in
+            _ = try await cutLog(cluster)
+            let path = cluster.path(1)
+            for name in try FileManager.default.contentsOfDirectory(atPath: path)
+            where name != "quorum-state" {
+                try FileManager.default.removeItem(atPath: "\(path)/\(name)")
+            }
+            await #expect(
+                throws: QuorumError.missingSnapshot(
+                    folder: cluster.logPath(1), logStart: 0)
+            ) { _ = try await cluster.start(1) }
+            // Nor does that leave anything which the next start takes for a new directory.
+            await #expect(throws: QuorumError.self) { _ = try await cluster.start(1) }
+        }
+    }
 
     /// A directory with snapshots and a log that was cut, and the records they hold.
     private func cutLog(_ cluster: QuorumCluster) async throws -> [String] {
