@@ -16,8 +16,8 @@ package struct RaftConfig: Sendable, Hashable {
     /// this range, unless a fetch succeeds before.
     package var connectionLostDelay: ClosedRange<Duration> =
         .milliseconds(20) ... .milliseconds(100)
-    /// How long an observer waits at first for a leader that it was told of to answer; doubled with
-    /// each leader that does not, up to `requestTimeout`.
+    /// How long an observer waits at first for one that it asks who leads, or for the leader, to
+    /// answer; doubled with each that does not, up to `requestTimeout`.
     package var firstContactPatience: Duration = .milliseconds(150)
     /// An observer that has not fetched for this long is forgotten.
     package var observerTimeout: Duration = .seconds(300)

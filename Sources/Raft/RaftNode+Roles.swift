@@ -32,9 +32,7 @@ extension RaftNode {
                 let isGone = follower.health == .resigned
                 becomeProspective(goingBackTo: isGone ? nil : follower.leader, now)
             } else {
-                if !follower.hasFetched {
-                    contactPatience = min(contactPatience * 2, config.requestTimeout)
-                }
+                if !follower.hasFetched { losePatience() }
                 becomeUnattached(now)
             }
         case .leader(let leader):
@@ -182,6 +180,11 @@ extension RaftNode {
             persistElectionState(isBarrier: false)
         }
         enter(.follower(follower(of: leader, now)))
+    }
+
+    /// Waits longer for the next one that an observer asks.
+    mutating func losePatience() {
+        contactPatience = min(contactPatience * 2, config.requestTimeout)
     }
 
     mutating func follower(of leader: NodeID, _ now: MonotonicTime) -> Follower {

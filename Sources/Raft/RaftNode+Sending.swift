@@ -150,7 +150,10 @@ extension RaftNode {
         request.fetchOffset = log.durableEnd
         request.lastFetchedEpoch = log.epoch(before: log.durableEnd)
         let id = send(.fetch(request), to: peer)
-        search = Errand(outstanding: id, due: now + config.requestTimeout)
+        // Whoever was asked last may be paused, like the leader that is missed perhaps.
+        if search.outstanding != nil { losePatience() }
+        search = Errand(
+            outstanding: id, due: now + (canCampaign ? config.requestTimeout : contactPatience))
     }
 
     /// The request will get no answer: it is sent again a little later.

@@ -49,10 +49,10 @@ package struct RaftNode: Sendable {
     /// Answers that wait for a write, in order.
     private var held: [(barrier: UInt64, effect: RaftEffect)] = []
     private var announced: (leader: NodeID?, epoch: LeaderEpoch)
-    /// How long an observer waits for the first answer of a leader that it was told of.
+    /// How long an observer waits when it asks who leads, and for that leader's first answer.
     ///
-    /// Who told it may not have noticed that leader's end yet, so it soon asks again who leads; but
-    /// each time later, as the way to the leader may be long.
+    /// Whoever it asked may be paused, and who told it may not have noticed the leader's end yet: so
+    /// it soon asks another one; but each time later, as the ways may be long.
     var contactPatience: Duration
 
     /// A replica that starts with what its disk holds.

@@ -67,6 +67,6 @@ struct SimulationTests {
         #expect(loaded >= 12)
         #expect(taken >= 80)
         #expect(reads >= 100)
-        #expect(changes >= 60)
+        #expect(changes >= 40)
     }
 }
