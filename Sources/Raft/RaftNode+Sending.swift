@@ -59,7 +59,7 @@ extension RaftNode {
             role = .resigned(resigned)
         case .unattached(var unattached):
             guard !canCampaign, now >= unattached.search.due else { return }
-            search(among: otherVoters() + bootstrap, &unattached.search, now)
+            search(among: serversToAsk(), &unattached.search, now)
             role = .unattached(unattached)
         case .prospective(var campaign):
             sendVoteRequests(&campaign, isPreVote: true, now)
@@ -134,6 +134,13 @@ extension RaftNode {
             replica: local, epoch: election.epoch, fetchOffset: log.endOffset,
             lastFetchedEpoch: log.lastEpoch, highWatermark: highWatermark,
             maxWait: canWait ? config.maxFetchWait : .zero, isDurable: config.isDurable)
+    }
+
+    /// Whom an observer asks who leads: at first the voters that may have elected another one.
+    private func serversToAsk() -> [NodeID] {
+        let electors = otherVoters().filter { $0 != election.leader }
+        let isPatient = contactPatience >= config.requestTimeout
+        return electors.isEmpty || isPatient ? otherVoters() + bootstrap : electors
     }
 
     /// Asks somebody who leads; only the leader would take the fetch for one.
