@@ -144,7 +144,8 @@ let package = Package(
             name: "BrokerTests",
             dependencies: [
                 "Broker", "Records", "Storage", "Essentials", "Metadata", "Replication", "RPC",
-                "Protocol", "Configuration", "Controller", "Quorum", "Raft", nioCore, nioPosix, nioEmbedded, protobuf,
+                "Protocol", "Configuration", "Controller", "Quorum", "Raft", nioCore, nioPosix,
+                nioEmbedded, protobuf,
                 logging, hashTrees,
             ], swiftSettings: settings),
         .testTarget(
