@@ -44,6 +44,7 @@ package nonisolated struct WireRegisterBrokerRequest: Sendable {
 
   package var rack: String = String()
 
+  /// The log directories that are open. None of them is in `offline_log_directory_ids` too.
   package var logDirectoryIds: [Data] = []
 
   /// The epoch under which the broker last stopped cleanly; -1 without proof of a clean stop.
@@ -54,11 +55,25 @@ package nonisolated struct WireRegisterBrokerRequest: Sendable {
 
   package var minFeatureLevel: Int32 = 0
 
+  /// Log directories that are configured and can't be used, as far as their ids are known.
+  package var offlineLogDirectoryIds: [Data] = []
+
+  /// How many more are configured and can't be opened, so that their ids are not known. As many
+  /// directories of the last registration may be absent here without being taken for lost.
+  package var missingLogDirectories: Int32 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 }
 
+/// A new registration takes away every mark of an offline replica that the broker had: it looks at its
+/// logs anew, and reports what it finds before it lets itself be unfenced, that is, before its heartbeats
+/// say that it has applied its registration.
+///
+/// A directory that is offline is not lost: the broker keeps its place among the eligible leader replicas
+/// if it stopped cleanly. That proof does not hold for a replica that was marked offline when the broker
+/// stopped; like one whose broker stopped without proof, it remains eligible only if nobody else is.
 package nonisolated struct WireRegisterBrokerResponse: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -195,6 +210,129 @@ package nonisolated struct WireAlterPartitionResponse: Sendable {
   package init() {}
 }
 
+/// At most 10,000 replicas. Each is taken or refused by itself. A broker asks again until it is answered;
+/// a refusal is final, but for NOT_CONTROLLER.
+///
+/// What was reported holds until the broker reports otherwise or registers anew. Below metadata level 3 it
+/// has its effect on leader, ISR and ELR at once, but is not written down: the next election may choose the
+/// replica again. So whenever the metadata contradict what it knows, a broker reports once more:
+/// - a replica that can't be used is not among the partition's offline replicas (from level 3 on), or leads,
+///   or is in the ISR;
+/// - a damaged one is still in the ELR while another replica leads. It is kept there for as long as no other
+///   live replica is in the ISR or the ELR.
+package nonisolated struct WireReportReplicasRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var brokerID: Int32 = 0
+
+  package var brokerEpoch: Int64 = 0
+
+  package var replicas: [WireReportReplicasRequest.Replica] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package nonisolated enum State: SwiftProtobuf.Enum, Swift.CaseIterable {
+    package typealias RawValue = Int
+    case unspecified // = 0
+
+    /// Its log can't be used until something changes; what is on the disk may still be good. It leaves the
+    /// ISR, and becomes an eligible leader replica where the ISR is then below min.insync.replicas.
+    case offline // = 1
+
+    /// Committed records are known to be missing or bad. It leaves the ISR, and the ELR too if another
+    /// live replica is in one of them.
+    case damaged // = 2
+
+    /// It can be used again: all that it lacks can be fetched from the leader, or it lacks nothing.
+    case online // = 3
+    case UNRECOGNIZED(Int)
+
+    package init() {
+      self = .unspecified
+    }
+
+    package init?(rawValue: Int) {
+      switch rawValue {
+      case 0: self = .unspecified
+      case 1: self = .offline
+      case 2: self = .damaged
+      case 3: self = .online
+      default: self = .UNRECOGNIZED(rawValue)
+      }
+    }
+
+    package var rawValue: Int {
+      switch self {
+      case .unspecified: return 0
+      case .offline: return 1
+      case .damaged: return 2
+      case .online: return 3
+      case .UNRECOGNIZED(let i): return i
+      }
+    }
+
+    // The compiler won't synthesize support with the UNRECOGNIZED case.
+    package static let allCases: [WireReportReplicasRequest.State] = [
+      .unspecified,
+      .offline,
+      .damaged,
+      .online,
+    ]
+
+  }
+
+  package nonisolated struct Replica: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    package var topicID: Data = Data()
+
+    package var partition: Int32 = 0
+
+    package var state: WireReportReplicasRequest.State = .unspecified
+
+    package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    package init() {}
+  }
+
+  package init() {}
+}
+
+package nonisolated struct WireReportReplicasResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// One for each replica of the request, in its order.
+  package var replicas: [WireReportReplicasResponse.ReplicaResult] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package nonisolated struct ReplicaResult: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    package var topicID: Data = Data()
+
+    package var partition: Int32 = 0
+
+    /// Kafka's error name, empty when it was taken: UNKNOWN_TOPIC_ID and UNKNOWN_TOPIC_OR_PARTITION (it may
+    /// have been deleted), NOT_LEADER_OR_FOLLOWER (the broker holds no replica of it), INVALID_REQUEST.
+    package var error: String = String()
+
+    package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    package init() {}
+  }
+
+  package init() {}
+}
+
 package nonisolated struct WireAllocateProducerIdsRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -229,7 +367,7 @@ fileprivate nonisolated let _protobuf_package = "millrace.internal.v1"
 
 nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".RegisterBrokerRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}broker_id\0\u{3}incarnation_id\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{3}previous_broker_epoch\0\u{3}max_feature_level\0\u{3}min_feature_level\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{3}broker_id\0\u{3}incarnation_id\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{3}previous_broker_epoch\0\u{3}max_feature_level\0\u{3}min_feature_level\0\u{3}offline_log_directory_ids\0\u{3}missing_log_directories\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -247,6 +385,8 @@ nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftPro
       case 8: try { try decoder.decodeSingularInt64Field(value: &self.previousBrokerEpoch) }()
       case 9: try { try decoder.decodeSingularInt32Field(value: &self.maxFeatureLevel) }()
       case 10: try { try decoder.decodeSingularInt32Field(value: &self.minFeatureLevel) }()
+      case 11: try { try decoder.decodeRepeatedBytesField(value: &self.offlineLogDirectoryIds) }()
+      case 12: try { try decoder.decodeSingularInt32Field(value: &self.missingLogDirectories) }()
       default: break
       }
     }
@@ -283,6 +423,12 @@ nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftPro
     if self.minFeatureLevel != 0 {
       try visitor.visitSingularInt32Field(value: self.minFeatureLevel, fieldNumber: 10)
     }
+    if !self.offlineLogDirectoryIds.isEmpty {
+      try visitor.visitRepeatedBytesField(value: self.offlineLogDirectoryIds, fieldNumber: 11)
+    }
+    if self.missingLogDirectories != 0 {
+      try visitor.visitSingularInt32Field(value: self.missingLogDirectories, fieldNumber: 12)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -297,6 +443,8 @@ nonisolated extension WireRegisterBrokerRequest: SwiftProtobuf.Message, SwiftPro
     if lhs.previousBrokerEpoch != rhs.previousBrokerEpoch {return false}
     if lhs.maxFeatureLevel != rhs.maxFeatureLevel {return false}
     if lhs.minFeatureLevel != rhs.minFeatureLevel {return false}
+    if lhs.offlineLogDirectoryIds != rhs.offlineLogDirectoryIds {return false}
+    if lhs.missingLogDirectories != rhs.missingLogDirectories {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -632,6 +780,160 @@ nonisolated extension WireAlterPartitionResponse.PartitionResult: SwiftProtobuf.
     if lhs.leaderEpoch != rhs.leaderEpoch {return false}
     if lhs.isr != rhs.isr {return false}
     if lhs.partitionEpoch != rhs.partitionEpoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireReportReplicasRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ReportReplicasRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}broker_epoch\0\u{1}replicas\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self.brokerID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.brokerEpoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.brokerID != 0 {
+      try visitor.visitSingularInt32Field(value: self.brokerID, fieldNumber: 1)
+    }
+    if self.brokerEpoch != 0 {
+      try visitor.visitSingularInt64Field(value: self.brokerEpoch, fieldNumber: 2)
+    }
+    if !self.replicas.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.replicas, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireReportReplicasRequest, rhs: WireReportReplicasRequest) -> Bool {
+    if lhs.brokerID != rhs.brokerID {return false}
+    if lhs.brokerEpoch != rhs.brokerEpoch {return false}
+    if lhs.replicas != rhs.replicas {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireReportReplicasRequest.State: SwiftProtobuf._ProtoNameProviding {
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0STATE_UNSPECIFIED\0\u{1}OFFLINE\0\u{1}DAMAGED\0\u{1}ONLINE\0")
+}
+
+nonisolated extension WireReportReplicasRequest.Replica: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = WireReportReplicasRequest.protoMessageName + ".Replica"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}partition\0\u{1}state\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.topicID) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.partition) }()
+      case 3: try { try decoder.decodeSingularEnumField(value: &self.state) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.topicID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.topicID, fieldNumber: 1)
+    }
+    if self.partition != 0 {
+      try visitor.visitSingularInt32Field(value: self.partition, fieldNumber: 2)
+    }
+    if self.state != .unspecified {
+      try visitor.visitSingularEnumField(value: self.state, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireReportReplicasRequest.Replica, rhs: WireReportReplicasRequest.Replica) -> Bool {
+    if lhs.topicID != rhs.topicID {return false}
+    if lhs.partition != rhs.partition {return false}
+    if lhs.state != rhs.state {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireReportReplicasResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ReportReplicasResponse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}replicas\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.replicas) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.replicas.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.replicas, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireReportReplicasResponse, rhs: WireReportReplicasResponse) -> Bool {
+    if lhs.replicas != rhs.replicas {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireReportReplicasResponse.ReplicaResult: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = WireReportReplicasResponse.protoMessageName + ".ReplicaResult"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}partition\0\u{1}error\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.topicID) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.partition) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.error) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.topicID.isEmpty {
+      try visitor.visitSingularBytesField(value: self.topicID, fieldNumber: 1)
+    }
+    if self.partition != 0 {
+      try visitor.visitSingularInt32Field(value: self.partition, fieldNumber: 2)
+    }
+    if !self.error.isEmpty {
+      try visitor.visitSingularStringField(value: self.error, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireReportReplicasResponse.ReplicaResult, rhs: WireReportReplicasResponse.ReplicaResult) -> Bool {
+    if lhs.topicID != rhs.topicID {return false}
+    if lhs.partition != rhs.partition {return false}
+    if lhs.error != rhs.error {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

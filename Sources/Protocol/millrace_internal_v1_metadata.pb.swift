@@ -181,6 +181,10 @@ package nonisolated struct WireMetadataRecord: Sendable {
 
     package var maxFeatureLevel: Int32 = 0
 
+    /// From level 3 on: directories that it has and could not open. Below, they are among
+    /// `log_directory_ids`.
+    package var offlineLogDirectoryIds: [Data] = []
+
     package var unknownFields = SwiftProtobuf.UnknownStorage()
 
     package init() {}
@@ -286,6 +290,9 @@ package nonisolated struct WireMetadataRecord: Sendable {
 
     package var partitionEpoch: Int32 = 0
 
+    /// From level 3 on: replicas that their brokers can't use. They neither lead nor are in the ISR.
+    package var offlineReplicas: [Int32] = []
+
     package var unknownFields = SwiftProtobuf.UnknownStorage()
 
     package init() {}
@@ -338,6 +345,16 @@ package nonisolated struct WireMetadataRecord: Sendable {
     /// Clears the value of `leader`. Subsequent reads from it will return its default value.
     package mutating func clearLeader() {self._leader = nil}
 
+    /// From level 3 on.
+    package var offlineReplicas: WireMetadataRecord.BrokerList {
+      get {_offlineReplicas ?? WireMetadataRecord.BrokerList()}
+      set {_offlineReplicas = newValue}
+    }
+    /// Returns true if `offlineReplicas` has been explicitly set.
+    package var hasOfflineReplicas: Bool {self._offlineReplicas != nil}
+    /// Clears the value of `offlineReplicas`. Subsequent reads from it will return its default value.
+    package mutating func clearOfflineReplicas() {self._offlineReplicas = nil}
+
     package var unknownFields = SwiftProtobuf.UnknownStorage()
 
     package init() {}
@@ -346,6 +363,7 @@ package nonisolated struct WireMetadataRecord: Sendable {
     fileprivate var _isr: WireMetadataRecord.BrokerList? = nil
     fileprivate var _eligibleLeaderReplicas: WireMetadataRecord.BrokerList? = nil
     fileprivate var _leader: Int32? = nil
+    fileprivate var _offlineReplicas: WireMetadataRecord.BrokerList? = nil
   }
 
   package nonisolated struct BrokerList: Sendable {
@@ -719,7 +737,7 @@ nonisolated extension WireMetadataRecord.FeatureLevel: SwiftProtobuf.Message, Sw
 
 nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = WireMetadataRecord.protoMessageName + ".RegisterBroker"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}incarnation_id\0\u{3}broker_epoch\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{1}fenced\0\u{3}in_controlled_shutdown\0\u{3}min_feature_level\0\u{3}max_feature_level\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}incarnation_id\0\u{3}broker_epoch\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{3}log_directory_ids\0\u{1}fenced\0\u{3}in_controlled_shutdown\0\u{3}min_feature_level\0\u{3}max_feature_level\0\u{3}offline_log_directory_ids\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -738,6 +756,7 @@ nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, 
       case 9: try { try decoder.decodeSingularBoolField(value: &self.inControlledShutdown) }()
       case 10: try { try decoder.decodeSingularInt32Field(value: &self.minFeatureLevel) }()
       case 11: try { try decoder.decodeSingularInt32Field(value: &self.maxFeatureLevel) }()
+      case 12: try { try decoder.decodeRepeatedBytesField(value: &self.offlineLogDirectoryIds) }()
       default: break
       }
     }
@@ -777,6 +796,9 @@ nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, 
     if self.maxFeatureLevel != 0 {
       try visitor.visitSingularInt32Field(value: self.maxFeatureLevel, fieldNumber: 11)
     }
+    if !self.offlineLogDirectoryIds.isEmpty {
+      try visitor.visitRepeatedBytesField(value: self.offlineLogDirectoryIds, fieldNumber: 12)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -792,6 +814,7 @@ nonisolated extension WireMetadataRecord.RegisterBroker: SwiftProtobuf.Message, 
     if lhs.inControlledShutdown != rhs.inControlledShutdown {return false}
     if lhs.minFeatureLevel != rhs.minFeatureLevel {return false}
     if lhs.maxFeatureLevel != rhs.maxFeatureLevel {return false}
+    if lhs.offlineLogDirectoryIds != rhs.offlineLogDirectoryIds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -953,7 +976,7 @@ nonisolated extension WireMetadataRecord.RemoveTopic: SwiftProtobuf.Message, Swi
 
 nonisolated extension WireMetadataRecord.Partition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = WireMetadataRecord.protoMessageName + ".Partition"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}partition\0\u{1}replicas\0\u{1}isr\0\u{3}eligible_leader_replicas\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}partition\0\u{1}replicas\0\u{1}isr\0\u{3}eligible_leader_replicas\0\u{1}leader\0\u{3}leader_epoch\0\u{3}partition_epoch\0\u{3}offline_replicas\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -969,6 +992,7 @@ nonisolated extension WireMetadataRecord.Partition: SwiftProtobuf.Message, Swift
       case 6: try { try decoder.decodeSingularInt32Field(value: &self.leader) }()
       case 7: try { try decoder.decodeSingularInt32Field(value: &self.leaderEpoch) }()
       case 8: try { try decoder.decodeSingularInt32Field(value: &self.partitionEpoch) }()
+      case 9: try { try decoder.decodeRepeatedInt32Field(value: &self.offlineReplicas) }()
       default: break
       }
     }
@@ -999,6 +1023,9 @@ nonisolated extension WireMetadataRecord.Partition: SwiftProtobuf.Message, Swift
     if self.partitionEpoch != 0 {
       try visitor.visitSingularInt32Field(value: self.partitionEpoch, fieldNumber: 8)
     }
+    if !self.offlineReplicas.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.offlineReplicas, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1011,6 +1038,7 @@ nonisolated extension WireMetadataRecord.Partition: SwiftProtobuf.Message, Swift
     if lhs.leader != rhs.leader {return false}
     if lhs.leaderEpoch != rhs.leaderEpoch {return false}
     if lhs.partitionEpoch != rhs.partitionEpoch {return false}
+    if lhs.offlineReplicas != rhs.offlineReplicas {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1018,7 +1046,7 @@ nonisolated extension WireMetadataRecord.Partition: SwiftProtobuf.Message, Swift
 
 nonisolated extension WireMetadataRecord.PartitionChange: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = WireMetadataRecord.protoMessageName + ".PartitionChange"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}partition\0\u{1}replicas\0\u{1}isr\0\u{3}eligible_leader_replicas\0\u{1}leader\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}topic_id\0\u{1}partition\0\u{1}replicas\0\u{1}isr\0\u{3}eligible_leader_replicas\0\u{1}leader\0\u{3}offline_replicas\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1032,6 +1060,7 @@ nonisolated extension WireMetadataRecord.PartitionChange: SwiftProtobuf.Message,
       case 4: try { try decoder.decodeSingularMessageField(value: &self._isr) }()
       case 5: try { try decoder.decodeSingularMessageField(value: &self._eligibleLeaderReplicas) }()
       case 6: try { try decoder.decodeSingularInt32Field(value: &self._leader) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._offlineReplicas) }()
       default: break
       }
     }
@@ -1060,6 +1089,9 @@ nonisolated extension WireMetadataRecord.PartitionChange: SwiftProtobuf.Message,
     try { if let v = self._leader {
       try visitor.visitSingularInt32Field(value: v, fieldNumber: 6)
     } }()
+    try { if let v = self._offlineReplicas {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1070,6 +1102,7 @@ nonisolated extension WireMetadataRecord.PartitionChange: SwiftProtobuf.Message,
     if lhs._isr != rhs._isr {return false}
     if lhs._eligibleLeaderReplicas != rhs._eligibleLeaderReplicas {return false}
     if lhs._leader != rhs._leader {return false}
+    if lhs._offlineReplicas != rhs._offlineReplicas {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -250,6 +250,17 @@ package nonisolated struct WireClusterNode: Sendable {
   /// Clears the value of `replicas`. Subsequent reads from it will return its default value.
   package mutating func clearReplicas() {self._replicas = nil}
 
+  /// Brokers only: how many of these replicas it can't use, because of a log directory that failed or of
+  /// damaged records.
+  package var offlineReplicas: Int32 {
+    get {_offlineReplicas ?? 0}
+    set {_offlineReplicas = newValue}
+  }
+  /// Returns true if `offlineReplicas` has been explicitly set.
+  package var hasOfflineReplicas: Bool {self._offlineReplicas != nil}
+  /// Clears the value of `offlineReplicas`. Subsequent reads from it will return its default value.
+  package mutating func clearOfflineReplicas() {self._offlineReplicas = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -259,6 +270,7 @@ package nonisolated struct WireClusterNode: Sendable {
   fileprivate var _brokerEpoch: Int64? = nil
   fileprivate var _leaders: Int32? = nil
   fileprivate var _replicas: Int32? = nil
+  fileprivate var _offlineReplicas: Int32? = nil
 }
 
 package nonisolated struct WireAlterConfigsRequest: Sendable {
@@ -975,7 +987,7 @@ nonisolated extension WireDescribeClusterResponse: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension WireClusterNode: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ClusterNode"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}role\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{1}fenced\0\u{3}broker_epoch\0\u{1}leaders\0\u{1}replicas\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}role\0\u{1}host\0\u{1}port\0\u{1}rack\0\u{1}fenced\0\u{3}broker_epoch\0\u{1}leaders\0\u{1}replicas\0\u{3}offline_replicas\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -992,6 +1004,7 @@ nonisolated extension WireClusterNode: SwiftProtobuf.Message, SwiftProtobuf._Mes
       case 7: try { try decoder.decodeSingularInt64Field(value: &self._brokerEpoch) }()
       case 8: try { try decoder.decodeSingularInt32Field(value: &self._leaders) }()
       case 9: try { try decoder.decodeSingularInt32Field(value: &self._replicas) }()
+      case 10: try { try decoder.decodeSingularInt32Field(value: &self._offlineReplicas) }()
       default: break
       }
     }
@@ -1029,6 +1042,9 @@ nonisolated extension WireClusterNode: SwiftProtobuf.Message, SwiftProtobuf._Mes
     try { if let v = self._replicas {
       try visitor.visitSingularInt32Field(value: v, fieldNumber: 9)
     } }()
+    try { if let v = self._offlineReplicas {
+      try visitor.visitSingularInt32Field(value: v, fieldNumber: 10)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1042,6 +1058,7 @@ nonisolated extension WireClusterNode: SwiftProtobuf.Message, SwiftProtobuf._Mes
     if lhs._brokerEpoch != rhs._brokerEpoch {return false}
     if lhs._leaders != rhs._leaders {return false}
     if lhs._replicas != rhs._replicas {return false}
+    if lhs._offlineReplicas != rhs._offlineReplicas {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -198,6 +198,10 @@ package nonisolated struct WirePartitionMetadata: Sendable {
 
   package var eligibleLeaderReplicas: [Int32] = []
 
+  /// Replicas that can't serve: their broker is not live, or can't use this log, because of a log
+  /// directory that failed or of damaged records.
+  package var offlineReplicas: [Int32] = []
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -804,7 +808,7 @@ nonisolated extension WireTopicMetadata: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension WirePartitionMetadata: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".PartitionMetadata"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{1}leader\0\u{3}leader_epoch\0\u{1}replicas\0\u{1}isr\0\u{3}eligible_leader_replicas\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{1}leader\0\u{3}leader_epoch\0\u{1}replicas\0\u{1}isr\0\u{3}eligible_leader_replicas\0\u{3}offline_replicas\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -818,6 +822,7 @@ nonisolated extension WirePartitionMetadata: SwiftProtobuf.Message, SwiftProtobu
       case 4: try { try decoder.decodeRepeatedInt32Field(value: &self.replicas) }()
       case 5: try { try decoder.decodeRepeatedInt32Field(value: &self.isr) }()
       case 6: try { try decoder.decodeRepeatedInt32Field(value: &self.eligibleLeaderReplicas) }()
+      case 7: try { try decoder.decodeRepeatedInt32Field(value: &self.offlineReplicas) }()
       default: break
       }
     }
@@ -846,6 +851,9 @@ nonisolated extension WirePartitionMetadata: SwiftProtobuf.Message, SwiftProtobu
     if !self.eligibleLeaderReplicas.isEmpty {
       try visitor.visitPackedInt32Field(value: self.eligibleLeaderReplicas, fieldNumber: 6)
     }
+    if !self.offlineReplicas.isEmpty {
+      try visitor.visitPackedInt32Field(value: self.offlineReplicas, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -856,6 +864,7 @@ nonisolated extension WirePartitionMetadata: SwiftProtobuf.Message, SwiftProtobu
     if lhs.replicas != rhs.replicas {return false}
     if lhs.isr != rhs.isr {return false}
     if lhs.eligibleLeaderReplicas != rhs.eligibleLeaderReplicas {return false}
+    if lhs.offlineReplicas != rhs.offlineReplicas {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
