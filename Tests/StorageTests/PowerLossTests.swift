@@ -273,3 +273,13 @@ private let seeds = 0..<(getenv("SEEDS").flatMap { UInt64(String(cString: $0)) }
     var run = try Run(seed: seed)
     try run.go(steps: 120)
 }
+
+/// Whatever a seed has found can be looked at again.
+@Test(arguments: 0..<8 as Range<UInt64>) func aRunFollowsFromItsSeedAlone(seed: UInt64) throws {
+    let histories = try (0..<3).map { _ in
+        var run = try Run(seed: seed)
+        try run.go(steps: 120)
+        return run.disk.history
+    }
+    #expect(Set(histories).count == 1, "seed \(seed): \(histories)")
+}

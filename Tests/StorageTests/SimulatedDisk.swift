@@ -37,6 +37,13 @@ final class SimulatedDisk: FileSystem {
         var isDown = false
         /// Files opened before a power failure are of no use after it.
         var boot = 0
+        /// Of all calls, their bytes, and what was kept at each restart.
+        var history: UInt64 = 0xcbf2_9ce4_8422_2325
+
+        mutating func note(_ bytes: some Sequence<UInt8>) {
+            // FNV-1a: the same in every process.
+            for byte in bytes { history = (history ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        }
     }
 
     private let state: Mutex<State>
@@ -52,6 +59,9 @@ final class SimulatedDisk: FileSystem {
 
     var isDown: Bool { state.withLock { $0.isDown } }
 
+    /// The same for two runs only if both made the same calls and lost the same.
+    var history: UInt64 { state.withLock { $0.history } }
+
     /// Starts again with what was durable, and with some of what was not.
     func restart() {
         state.withLock { state in
@@ -63,7 +73,8 @@ final class SimulatedDisk: FileSystem {
             for change in state.changes where isKept() {
                 for (path, inode) in change { state.durableNames[path] = inode }
             }
-            for inode in state.durableNames.values {
+            // In an order of their own, or chance would fall differently in every process.
+            for (_, inode) in state.durableNames.sorted(by: { $0.key < $1.key }) {
                 var bytes = inode.durable
                 for change in inode.changes {
                     switch change {
@@ -85,6 +96,7 @@ final class SimulatedDisk: FileSystem {
                 inode.durable = bytes
                 inode.current = bytes
                 inode.changes = []
+                state.note(bytes)
             }
             state.names = state.durableNames
             state.changes = []
@@ -119,6 +131,7 @@ final class SimulatedDisk: FileSystem {
         _ body: (inout State) throws(FileError) -> T
     ) throws(FileError) -> T {
         try state.withLock { state throws(FileError) in
+            state.note("\(operation) \(path)\n".utf8)
             if changes, let left = state.callsLeft {
                 state.callsLeft = left - 1
                 // Half of the last calls are made, though nobody hears of it.
@@ -214,9 +227,10 @@ final class SimulatedDisk: FileSystem {
 
     fileprivate func file<T: Sendable>(
         _ operation: String, _ path: String, _ boot: Int, changes: Bool = true,
-        _ body: () -> T
+        writing bytes: [UInt8] = [], _ body: () -> T
     ) throws(FileError) -> T {
         try call(operation, path, changes: changes) { (state) throws(FileError) in
+            state.note(bytes)
             guard state.boot == boot else { throw FileError(operation, path, code: EBADF) }
             return body()
         }
@@ -267,8 +281,9 @@ private final class SimulatedFile: File {
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError) {
-        try disk.file("write", path, boot) {
-            SimulatedDisk.write(Array(bytes), at: position, to: inode)
+        let bytes = Array(bytes)
+        try disk.file("write", path, boot, writing: bytes) {
+            SimulatedDisk.write(bytes, at: position, to: inode)
         }
     }
 
