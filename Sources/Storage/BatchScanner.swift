@@ -16,12 +16,18 @@ struct BatchScanner {
     private let end: Int
     /// Whether all bytes are read and their checksums compared, or only the headers.
     private let checksCRC: Bool
+    /// Whether to wait for the disk, or to fail with `FileError.wouldWait`.
+    private let waits: Bool
     private var position: Int
     private var window: [UInt8]
     private var windowStart = 0
     private var windowCount = 0
 
-    init(_ file: any File, from position: Int, to end: Int, checksCRC: Bool, window: Int) {
+    init(
+        _ file: any File, from position: Int, to end: Int, checksCRC: Bool, window: Int,
+        waits: Bool = true
+    ) {
+        self.waits = waits
         self.file = file
         self.position = position
         self.end = end
@@ -106,7 +112,8 @@ struct BatchScanner {
             do throws(FileError) {
                 return .success(
                     try file.read(
-                        into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<wanted]), at: start))
+                        into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<wanted]),
+                        at: start, waits: waits))
             } catch {
                 return .failure(error)
             }

@@ -37,6 +37,12 @@ package protocol File: AnyObject, Sendable {
     func size() throws(FileError) -> Int
     /// Reads until `buffer` is full or the file ends; returns the bytes read.
     func read(into buffer: UnsafeMutableRawBufferPointer, at position: Int) throws(FileError) -> Int
+    /// Reads like `read`, if all of it is in memory; `nil` when it would have to wait for the disk.
+    func readCached(
+        into buffer: UnsafeMutableRawBufferPointer, at position: Int
+    ) throws(FileError) -> Int?
+    /// Tells that these bytes will be wanted soon; doesn't wait for them.
+    func prefetch(_ range: Range<Int>)
     /// Writes all of `bytes`; if it throws, any part of them may have been written.
     func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError)
     func truncate(to size: Int) throws(FileError)
@@ -52,6 +58,15 @@ package protocol File: AnyObject, Sendable {
 extension File {
     /// Nothing is kept in memory.
     package func dropCache() {}
+
+    /// Nothing is known to have to wait.
+    package func readCached(
+        into buffer: UnsafeMutableRawBufferPointer, at position: Int
+    ) throws(FileError) -> Int? {
+        try read(into: buffer, at: position)
+    }
+
+    package func prefetch(_ range: Range<Int>) {}
 }
 
 /// A lock on a file; released by `unlock`, by the last reference, and by the end of the process.

@@ -116,6 +116,22 @@ private func call<T: SignedInteger>(
     }
 }
 
+/// `preadv2`, which Swift's view of the C library leaves out.
+private enum CachedRead {
+    typealias Function =
+        @convention(c) (
+            Int32, UnsafePointer<iovec>, Int32, off_t, Int32
+        ) -> Int
+
+    /// `RWF_NOWAIT`.
+    static let noWait: Int32 = 8
+
+    /// `nil` where the C library doesn't have it.
+    static let function: Function? = dlsym(nil, "preadv2").map {
+        unsafeBitCast($0, to: Function.self)
+    }
+}
+
 private final class LocalFile: File {
     private let descriptor: Int32
     private let path: String
@@ -149,6 +165,34 @@ private final class LocalFile: File {
             done += count
         }
         return done
+    }
+
+    func readCached(
+        into buffer: UnsafeMutableRawBufferPointer, at position: Int
+    ) throws(FileError) -> Int? {
+        guard let read = CachedRead.function else { return nil }
+        var done = 0
+        while done < buffer.count {
+            var piece = iovec(
+                iov_base: buffer.baseAddress?.advanced(by: done), iov_len: buffer.count - done)
+            let count = read(descriptor, &piece, 1, off_t(position + done), CachedRead.noWait)
+            if count < 0 {
+                switch errno {
+                case EINTR: continue
+                // Not in memory; or a file system that can't tell, and is then taken to be slow.
+                case EAGAIN, EOPNOTSUPP, ENOSYS, EINVAL: return nil
+                case let code: throw FileError("read", path, code: code)
+                }
+            }
+            if count == 0 { break }
+            done += count
+        }
+        return done
+    }
+
+    func prefetch(_ range: Range<Int>) {
+        _ = posix_fadvise(
+            descriptor, off_t(range.lowerBound), off_t(range.count), POSIX_FADV_WILLNEED)
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError) {

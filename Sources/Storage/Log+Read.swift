@@ -1,7 +1,10 @@
 package import Essentials
 package import NIOCore
-import Records
 
+/// Reading.
+///
+/// `read` and `offset(forTimestamp:below:)` wait for the disk; `readCached` and `findCached` answer
+/// from memory, or with a `ColdRead`, which is performed elsewhere and then handed to `resume`.
 extension Log {
     /// Reads whole batches, from the one with the record at `offset` on.
     ///
@@ -11,99 +14,116 @@ extension Log {
     package func read(
         from offset: Offset, below end: Offset, maxBytes: Int
     ) throws(LogError) -> ByteBuffer {
+        let read = try readCached(from: offset, below: end, maxBytes: maxBytes)
+        return try wait(for: read)?.bytes ?? ByteBuffer()
+    }
+
+    /// Reads like `read`, but only what is in memory; `nil` is found when there is none below `end`.
+    package func readCached(
+        from offset: Offset, below end: Offset, maxBytes: Int
+    ) throws(LogError) -> LogRead<ReadBatches> {
         if refusal == .closed { throw .closed }
         guard offset >= logStartOffset, offset <= logEndOffset else {
             throw .offsetOutOfRange(offset, valid: logStartOffset...logEndOffset)
         }
         let end = min(end, logEndOffset)
-        guard offset < end else { return ByteBuffer() }
+        guard offset < end else { return .found(nil) }
         if let batches = recent.read(from: offset, below: end, maxBytes: maxBytes) {
-            return batches
+            return .found(batches)
         }
-        for index in segmentIndex(for: offset)..<segments.count {
-            let segment = segments[index]
-            noteRead(segment)
-            let batches = try read(segment, from: offset, below: end, maxBytes: maxBytes)
-            if let batches { return batches }
-            // Only compaction may leave nothing behind.
-            guard config.allowsOffsetGaps else { break }
-        }
-        guard config.allowsOffsetGaps else { throw .missingRecords(from: offset, to: end) }
-        return ByteBuffer()
-    }
-
-    /// The batches in one segment; `nil` when all it has lies below `offset`.
-    private func read(
-        _ segment: Segment, from offset: Offset, below end: Offset, maxBytes: Int
-    ) throws(LogError) -> ByteBuffer? {
-        var position = try segment.loadIndex().position(for: offset)
-        // What lies between the index entry and the batch comes on top.
-        var wanted = max(0, min(maxBytes, 1 << 30)) + config.indexIntervalBytes
-        while position < segment.size {
-            let count = min(wanted, segment.size - position)
-            let chunk = try segment.bytes(at: position, count: count)
-            var part = ChunkWalk(
-                chunk, at: position, of: segment, end: end, maxBytes: maxBytes,
-                allowsGaps: config.allowsOffsetGaps)
-            switch try part.run(from: offset) {
-            case .batches(let batches): return batches
-            case .needs(let next, let bytes):
-                // A batch too large for the chunk, or the chunk held only batches below `offset`.
-                position = next
-                wanted = max(bytes, wanted)
-            }
-        }
-        return nil
+        let search = BatchSearch(
+            offset: offset, end: end, maxBytes: maxBytes, allowsGaps: config.allowsOffsetGaps,
+            interval: config.indexIntervalBytes)
+        return try look(for: search, from: segmentIndex(for: offset))
     }
 
     /// The first record with a timestamp of at least `timestamp`, below `end`, and its timestamp.
     package func offset(
         forTimestamp timestamp: Int64, below end: Offset
     ) throws(LogError) -> (Offset, Int64)? {
-        if refusal == .closed { throw .closed }
-        let end = min(end, logEndOffset)
-        for index in segmentIndex(for: logStartOffset)..<segments.count {
-            let segment = segments[index]
-            guard segment.baseOffset < end else { return nil }
-            let times = try segment.loadIndex()
-            noteRead(segment)
-            guard times.maxTimestamp >= timestamp else { continue }
-            let start = times.position(for: times.offset(before: timestamp))
-            var scanner = try segment.scanner(from: start, checksCRC: false)
-            search: while true {
-                switch try io({ () throws(FileError) in try scanner.next() }) {
-                case .end: break search
-                case .flaw(let error, let position):
-                    throw .corruptBatch(segment: segment.path, position: position, error)
-                case .batch(let header, let position):
-                    guard header.baseOffset < end else { return nil }
-                    guard header.maxTimestamp >= timestamp, header.nextOffset > logStartOffset
-                    else { continue }
-                    let batch = try segment.bytes(at: position, count: header.totalSize)
-                    let found = try firstRecord(in: batch, of: segment, position) {
-                        $0.timestamp >= timestamp && $0.offset >= logStartOffset
-                    }
-                    if let found {
-                        return found.offset < end ? (found.offset, found.timestamp) : nil
-                    }
-                }
-            }
-        }
-        return nil
+        let read = try findCached(timestamp: timestamp, below: end)
+        return try wait(for: read).map { ($0.offset, $0.timestamp) }
     }
 
-    private func firstRecord(
-        in batch: ByteBuffer, of segment: Segment, _ position: Int, where matches: (Record) -> Bool
-    ) throws(LogError) -> Record? {
-        do throws(RecordError) {
-            var reader = RecordReader(batch)
-            while let record = try reader.next() {
-                if matches(record) { return record }
-            }
-            return nil
-        } catch {
-            throw .corruptBatch(segment: segment.path, position: position, error)
+    /// Looks like `offset(forTimestamp:below:)`, but only at what is in memory.
+    package func findCached(
+        timestamp: Int64, below end: Offset
+    ) throws(LogError) -> LogRead<TimedOffset> {
+        if refusal == .closed { throw .closed }
+        let end = min(end, logEndOffset)
+        guard logStartOffset < end else { return .found(nil) }
+        let search = TimeSearch(timestamp: timestamp, offsets: logStartOffset..<end)
+        return try look(for: search, from: segmentIndex(for: logStartOffset))
+    }
+
+    /// Goes on with what `readCached` or `findCached` began.
+    ///
+    /// All is looked at anew when the log has been cut, or a segment removed or replaced, since: what
+    /// was read then may be of no log that ever was.
+    package func resume<Answer>(
+        _ outcome: ColdRead<Answer>.Outcome
+    ) throws(LogError) -> LogRead<Answer> {
+        if refusal == .closed { throw .closed }
+        let search = outcome.read.search
+        guard let next = settle(outcome.read), search.isWithin(self) else {
+            return try search.begin(in: self)
         }
+        if let answer = try outcome.result.get() { return .found(search.settle(answer, in: self)) }
+        return try look(for: search, from: next)
+    }
+
+    /// Waits for the disk here and now.
+    private func wait<Answer>(for read: LogRead<Answer>) throws(LogError) -> Answer? {
+        var read = read
+        while true {
+            switch read {
+            case .found(let answer): return answer
+            case .needsDisk(let cold): read = try resume(cold.perform())
+            }
+        }
+    }
+
+    /// Looks into the segments from number `first` on.
+    private func look<Answer>(
+        for search: some LogSearch<Answer>, from first: Int
+    ) throws(LogError) -> LogRead<Answer> {
+        let end = search.segmentsEnd(in: self, from: first)
+        for index in first..<max(first, end) {
+            let segment = segments[index]
+            guard search.mayBeIn(segment) else { continue }
+            let start = search.knownStart(in: segment, of: self)
+            let reader = SegmentReader(segment, waits: false, exactStart: start)
+            do throws(LogError) {
+                let answer = try search.look(in: reader)
+                noteRead(segment)
+                if let answer { return .found(search.settle(answer, in: self)) }
+            } catch .io(.wouldWait) {
+                let parts = segments[index..<min(end, index + search.segmentsAtOnce)]
+                return .needsDisk(
+                    ColdRead(
+                        search: search, fileSystem: fileSystem, generation: generation,
+                        parts: parts.map { part in
+                            part.part(for: search, exactStart: part === segment ? start : nil)
+                        }))
+            }
+        }
+        if let error = search.failure { throw error }
+        return .found(nil)
+    }
+
+    /// Takes over what a read on another thread has opened and loaded, and returns which segment comes
+    /// after those it has looked at; `nil` if what it has found says nothing of this log any more.
+    private func settle<Answer>(_ read: ColdRead<Answer>) -> Int? {
+        guard read.generation == generation else { return nil }
+        var next: Int?
+        for part in read.parts {
+            let index = segmentIndex(for: part.baseOffset)
+            guard segments[index].identity === part.identity else { return nil }
+            segments[index].adopt(part)
+            noteRead(segments[index])
+            next = index + 1
+        }
+        return next
     }
 
     /// Reads the whole log and compares every checksum; returns what is wrong first.
@@ -121,124 +141,5 @@ extension Log {
             expected = walk.nextOffset
         }
         return nil
-    }
-}
-
-extension Segment {
-    /// The bytes at `position`; all of them must lie below `size`.
-    func bytes(at position: Int, count: Int) throws(LogError) -> ByteBuffer {
-        let file = try io { () throws(FileError) in try open() }
-        var buffer = ByteBufferAllocator().buffer(capacity: count)
-        var failure: FileError?
-        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: count) { bytes in
-            do throws(FileError) {
-                return try file.read(
-                    into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<count]), at: position)
-            } catch {
-                failure = error
-                return 0
-            }
-        }
-        if let failure { throw .io(failure) }
-        guard buffer.readableBytes == count else {
-            throw .corruptBatch(
-                segment: path, position: position,
-                .incomplete(needed: count, available: buffer.readableBytes))
-        }
-        return buffer
-    }
-}
-
-/// Finds the batches to return in a piece of a segment.
-private struct ChunkWalk {
-    enum Outcome {
-        case batches(ByteBuffer)
-        /// Nothing yet: `bytes` are needed from `position` on.
-        case needs(position: Int, bytes: Int)
-    }
-
-    private let chunk: ByteBuffer
-    private let start: Int
-    private let segment: Segment
-    private let end: Offset
-    private let maxBytes: Int
-    private let allowsGaps: Bool
-
-    init(
-        _ chunk: ByteBuffer, at start: Int, of segment: Segment, end: Offset, maxBytes: Int,
-        allowsGaps: Bool
-    ) {
-        self.chunk = chunk
-        self.start = start
-        self.segment = segment
-        self.end = end
-        self.maxBytes = maxBytes
-        self.allowsGaps = allowsGaps
-    }
-
-    mutating func run(from offset: Offset) throws(LogError) -> Outcome {
-        var found: Int?
-        var index = 0
-        var previous: Offset?
-        while index < chunk.readableBytes {
-            let header: RecordBatchHeader
-            do throws(RecordError) {
-                guard let parsed = try self.header(at: index) else { break }
-                header = parsed
-            } catch {
-                throw .corruptBatch(segment: segment.path, position: start + index, error)
-            }
-            if let previous,
-                header.baseOffset < previous
-                    || (!allowsGaps && header.baseOffset > previous)
-            {
-                throw .missingRecords(from: previous, to: header.baseOffset)
-            }
-            previous = header.nextOffset
-            guard header.totalSize <= segment.size - start - index else {
-                throw .corruptBatch(
-                    segment: segment.path, position: start + index,
-                    .incomplete(needed: header.totalSize, available: segment.size - start - index))
-            }
-            if header.nextOffset > offset {
-                if found == nil, header.baseOffset > offset, !allowsGaps {
-                    throw .missingRecords(from: offset, to: header.baseOffset)
-                }
-                // Ends lie between batches; a batch across one is not below it.
-                guard header.nextOffset <= end else { break }
-                if let found, index + header.totalSize - found > maxBytes { break }
-                guard index + header.totalSize <= chunk.readableBytes else {
-                    if found != nil { break }
-                    return .needs(position: start + index, bytes: header.totalSize)
-                }
-                if found == nil { found = index }
-            } else if index + header.totalSize > chunk.readableBytes {
-                return .needs(position: start + index + header.totalSize, bytes: 0)
-            }
-            index += header.totalSize
-        }
-        if let found { return .batches(chunk.getSlice(at: found, length: index - found) ?? chunk) }
-        if index < chunk.readableBytes, previous.map({ $0 > offset }) ?? false {
-            return .batches(ByteBuffer())
-        }
-        return .needs(position: start + index, bytes: RecordBatchHeader.size)
-    }
-
-    /// The header at `index`; `nil` when the chunk ends within it.
-    private func header(at index: Int) throws(RecordError) -> RecordBatchHeader? {
-        let available = chunk.readableBytes - index
-        guard available >= RecordBatchHeader.size || start + chunk.readableBytes == segment.size
-        else { return nil }
-        return try chunk.withUnsafeReadableBytes {
-            bytes -> Result<RecordBatchHeader, RecordError> in
-            do throws(RecordError) {
-                return .success(
-                    try RecordBatchHeader(
-                        parsing: UnsafeRawBufferPointer(rebasing: bytes[index...]))
-                )
-            } catch {
-                return .failure(error)
-            }
-        }.get()
     }
 }

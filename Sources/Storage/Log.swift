@@ -52,6 +52,7 @@ package final class Log {
     var startBeingNoted: Offset?
     /// The older segments that were read last, and keep their index in memory.
     var recentlyRead: [Segment] = []
+    var readPlaces = ReadPlaces()
 
     private init(
         recovered recovery: LogRecovery, health: StorageHealth,

@@ -58,14 +58,15 @@ struct RecentBatches {
     /// they fit.
     ///
     /// `nil` when the batch with `offset` isn't here.
-    func read(from offset: Offset, below end: Offset, maxBytes: Int) -> ByteBuffer? {
+    func read(from offset: Offset, below end: Offset, maxBytes: Int) -> ReadBatches? {
         let live = pieces[first...]
         var index = live.partitioningIndex { $0.nextOffset > offset }
         guard index < live.endIndex, live[index].baseOffset <= offset else { return nil }
         guard
-            let range = Self.range(
+            let (range, found) = Self.range(
                 in: live[index].bytes, from: offset, below: end, maxBytes: maxBytes)
-        else { return ByteBuffer() }
+        else { return ReadBatches(end: offset) }
+        var readEnd = found
         let bytes = live[index].bytes
         var result = bytes.getSlice(at: range.lowerBound, length: range.count) ?? ByteBuffer()
         // Whole pieces after it, while it is read to its end.
@@ -76,17 +77,21 @@ struct RecentBatches {
             isWhole =
                 live[index].nextOffset <= end
                 && result.readableBytes + bytes.readableBytes <= maxBytes
-            if isWhole { result.writeBuffer(&bytes) }
+            if isWhole {
+                result.writeBuffer(&bytes)
+                readEnd = live[index].nextOffset
+            }
             index += 1
         }
-        return result
+        return ReadBatches(bytes: result, end: readEnd)
     }
 
-    /// The part of a piece that a reader of `offset` is given; `nil` when nothing lies below `end`.
+    /// The part of a piece that a reader of `offset` is given, and the offset after it; `nil` when nothing lies below `end`.
     private static func range(
         in piece: ByteBuffer, from offset: Offset, below end: Offset, maxBytes: Int
-    ) -> Range<Int>? {
+    ) -> (Range<Int>, end: Offset)? {
         var start: Int?
+        var readEnd = offset
         var index = piece.readerIndex
         while index < piece.writerIndex,
             // They were checked when they were appended.
@@ -96,10 +101,11 @@ struct RecentBatches {
             if batch.nextOffset > offset {
                 if let start, index + batch.totalSize - start > maxBytes { break }
                 if start == nil { start = index }
+                readEnd = batch.nextOffset
             }
             index += batch.totalSize
         }
-        return start.map { $0..<index }
+        return start.map { ($0..<index, readEnd) }
     }
 }
 

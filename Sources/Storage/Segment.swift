@@ -6,6 +6,10 @@ import Records
 ///
 /// The last segment of a log is written; the others only read. Owned by the log.
 final class Segment {
+    /// Tells segments apart, also two of the same name, one after the other.
+    final class Identity: Sendable {}
+
+    let identity: Identity
     let baseOffset: Offset
     let directory: String
     private let fileSystem: any FileSystem
@@ -20,6 +24,10 @@ final class Segment {
     private var file: (any File)?
     /// `nil` while it has not been needed: see `loadIndex`.
     private var index: SegmentIndex?
+    /// The index was made by walking over the segment.
+    private var isIndexNew = false
+    /// Not the log's own, but a reader's on another thread: writes nothing.
+    private let isCopy: Bool
     /// What the index said of the largest timestamp before it was let go.
     private var notedMaxTimestamp: Int64?
     private var notedFirstTimestamp: Int64?
@@ -27,8 +35,10 @@ final class Segment {
     init(
         baseOffset: Offset, directory: String, size: Int, durableSize: Int,
         index: SegmentIndex? = nil, file: (any File)? = nil, fileSystem: any FileSystem,
-        interval: Int
+        interval: Int, copyOf original: Identity? = nil
     ) {
+        identity = original ?? Identity()
+        isCopy = original != nil
         self.baseOffset = baseOffset
         self.directory = directory
         self.size = size
@@ -60,6 +70,36 @@ final class Segment {
         let file = try fileSystem.open(path, .readWrite)
         self.file = file
         return file
+    }
+
+    var hasFile: Bool { file != nil }
+    var hasIndex: Bool { index != nil }
+
+    /// What a reader of this segment needs on another thread.
+    ///
+    /// - Parameter exactStart: where what is looked for begins; `nil` if that is to be found.
+    func part<Answer>(
+        for search: some LogSearch<Answer>, exactStart: Int?
+    ) -> ColdRead<Answer>.Part {
+        ColdRead.Part(
+            identity: identity, baseOffset: baseOffset, directory: directory, size: size,
+            interval: interval, file: file, start: index.map { search.start(in: $0) },
+            exactStart: exactStart, maxTimestamp: maxTimestamp)
+    }
+
+    /// What a reader on another thread has opened and loaded of its copy of this segment.
+    func found() -> (file: (any File)?, index: (SegmentIndex, isNew: Bool)?) {
+        (file, index.map { ($0, isIndexNew) })
+    }
+
+    /// Takes over what a reader on another thread has opened and loaded, if it is still of use.
+    func adopt<Answer>(_ part: ColdRead<Answer>.Part) {
+        guard part.identity === identity, part.size == size else { return }
+        if file == nil { file = part.file }
+        if maxTimestamp == nil { notedMaxTimestamp = part.maxTimestamp }
+        guard index == nil, let (index, isNew) = part.index else { return }
+        self.index = index
+        if isNew { writeIndex(index) }
     }
 
     /// Gives back what reading an older segment took; the log's last one needs it all.
@@ -196,7 +236,8 @@ final class Segment {
             loaded = stored
         } else {
             loaded = try walk(SegmentIndex(baseOffset: baseOffset, interval: interval), from: 0)
-            writeIndex(loaded)
+            isIndexNew = true
+            if !isCopy { writeIndex(loaded) }
         }
         index = loaded
         return loaded
