@@ -55,5 +55,6 @@ extension WireClusterNode {
         brokerEpoch = broker.epoch.rawValue
         leaders = Int32(clamping: image.leaderCount(of: broker.id))
         replicas = Int32(clamping: image.replicaCount(of: broker.id))
+        offlineReplicas = Int32(clamping: image.offlineCount(of: broker.id))
     }
 }

@@ -31,6 +31,7 @@ final class BrokerServices: @unchecked Sendable {
         router.register(service + "RegisterBroker") { self.registerBroker($0) }
         router.register(service + "Heartbeat") { self.heartbeat($0) }
         router.register(service + "AlterPartition") { self.alterPartition($0) }
+        router.register(service + "ReportReplicas") { self.reportReplicas($0) }
         router.register(service + "AllocateProducerIds") { self.allocateProducerIDs($0) }
     }
 
@@ -104,6 +105,47 @@ final class BrokerServices: @unchecked Sendable {
         }
     }
 
+    private func reportReplicas(_ call: ServerCall) {
+        do throws(RPCError) {
+            let report = try ReplicaReport(try call.decode(WireReportReplicasRequest.self))
+            controller.submit { state, _ throws(ControllerError) in
+                try state.reportReplicas(report)
+            } completion: { [self] result in
+                call.end(result) { reply in
+                    log(report, reply)
+                    var answer = WireReportReplicasResponse()
+                    answer.replicas = zip(report.replicas, reply.errors).map { replica, error in
+                        var result = WireReportReplicasResponse.ReplicaResult()
+                        result.topicID = Data(replica.id.topic.bytes)
+                        result.partition = replica.id.partition
+                        result.error = error?.name ?? ""
+                        return result
+                    }
+                    return answer
+                }
+            }
+        } catch {
+            call.fail(error)
+        }
+    }
+
+    /// Says once what a report changed, however often it is repeated.
+    private func log(_ report: ReplicaReport, _ reply: ReplicaReportReply) {
+        if reply.newlyOffline > 0 {
+            logger.warning(
+                "broker can't use some of its replicas; others lead where they can",
+                metadata: [
+                    "broker": "\(report.broker)", "replicas": "\(reply.newlyOffline)",
+                    "damaged": "\(reply.damaged)", "leaderless": "\(reply.leaderless)",
+                ])
+        }
+        if reply.newlyOnline > 0 {
+            logger.info(
+                "broker can use some of its replicas again",
+                metadata: ["broker": "\(report.broker)", "replicas": "\(reply.newlyOnline)"])
+        }
+    }
+
     private func allocateProducerIDs(_ call: ServerCall) {
         do throws(RPCError) {
             let wire = try call.decode(WireAllocateProducerIdsRequest.self)
@@ -143,15 +185,20 @@ private func uniqueID(_ data: Data, _ field: String) throws(RPCError) -> UniqueI
 
 extension RegistrationRequest {
     fileprivate init(_ wire: WireRegisterBrokerRequest) throws(RPCError) {
-        var directories: [DirectoryID] = []
-        for data in wire.logDirectoryIds {
-            directories.append(try uniqueID(data, "log_directory_ids"))
+        func ids(_ list: [Data], _ field: String) throws(RPCError) -> [DirectoryID] {
+            var ids: [DirectoryID] = []
+            for data in list { ids.append(try uniqueID(data, field)) }
+            return ids
         }
         self.init(
             clusterID: wire.clusterID, broker: NodeID(wire.brokerID),
             incarnation: try uniqueID(wire.incarnationID, "incarnation_id"), host: wire.host,
             port: Int(wire.port), rack: wire.rack.isEmpty ? nil : wire.rack,
-            directories: directories, previousEpoch: BrokerEpoch(wire.previousBrokerEpoch),
+            directories: try ids(wire.logDirectoryIds, "log_directory_ids"),
+            offlineDirectories: try ids(
+                wire.offlineLogDirectoryIds, "offline_log_directory_ids"),
+            missingDirectories: Int(wire.missingLogDirectories),
+            previousEpoch: BrokerEpoch(wire.previousBrokerEpoch),
             maxFeatureLevel: wire.maxFeatureLevel, minFeatureLevel: wire.minFeatureLevel)
     }
 }
@@ -173,6 +220,34 @@ extension AlterPartitionRequest {
         }
         self.init(
             broker: NodeID(wire.brokerID), epoch: BrokerEpoch(wire.brokerEpoch), changes: changes)
+    }
+}
+
+extension ReplicaReport {
+    fileprivate init(_ wire: WireReportReplicasRequest) throws(RPCError) {
+        var replicas: [Replica] = []
+        replicas.reserveCapacity(wire.replicas.count)
+        for replica in wire.replicas {
+            replicas.append(
+                Replica(
+                    id: TopicPartition(
+                        topic: try uniqueID(replica.topicID, "topic_id"),
+                        partition: replica.partition),
+                    state: State(replica.state)))
+        }
+        self.init(
+            broker: NodeID(wire.brokerID), epoch: BrokerEpoch(wire.brokerEpoch), replicas: replicas)
+    }
+}
+
+extension ReplicaReport.State {
+    fileprivate init?(_ wire: WireReportReplicasRequest.State) {
+        switch wire {
+        case .offline: self = .offline
+        case .damaged: self = .damaged
+        case .online: self = .online
+        case .unspecified, .UNRECOGNIZED: return nil
+        }
     }
 }
 

@@ -11,7 +11,12 @@ package struct BrokerRegistration: Equatable, Sendable {
     package var host: String
     package var port: Int
     package var rack: String?
+    /// The log directories it opened.
     package var directories: [DirectoryID]
+    /// Those that it has and could not open when it registered.
+    ///
+    /// Below `MetadataFeatures.offlineReplicas` they are among `directories`.
+    package var offlineDirectories: [DirectoryID]
     /// Registered, but not serving: leads nothing, in no ISR.
     package var fenced: Bool
     package var inControlledShutdown: Bool
@@ -21,7 +26,8 @@ package struct BrokerRegistration: Equatable, Sendable {
 
     package init(
         id: NodeID, incarnation: UniqueID, epoch: BrokerEpoch, host: String, port: Int,
-        rack: String? = nil, directories: [DirectoryID] = [], fenced: Bool = true,
+        rack: String? = nil, directories: [DirectoryID] = [],
+        offlineDirectories: [DirectoryID] = [], fenced: Bool = true,
         inControlledShutdown: Bool = false, featureLevels: ClosedRange<Int32>? = nil
     ) {
         self.id = id
@@ -31,6 +37,7 @@ package struct BrokerRegistration: Equatable, Sendable {
         self.port = port
         self.rack = rack
         self.directories = directories
+        self.offlineDirectories = offlineDirectories
         self.fenced = fenced
         self.inControlledShutdown = inControlledShutdown
         self.featureLevels = featureLevels

@@ -9,7 +9,12 @@ package struct RegistrationRequest: Equatable, Sendable {
     package var host: String
     package var port: Int
     package var rack: String?
+    /// Log directories that it has opened.
     package var directories: [DirectoryID]
+    /// Log directories that it has and can't use, as far as it knows their ids.
+    package var offlineDirectories: [DirectoryID]
+    /// How many more it has and can't open.
+    package var missingDirectories: Int
     /// The epoch under which it last stopped cleanly; `none` without proof.
     package var previousEpoch: BrokerEpoch
     /// Levels of the metadata records that its release understands, the highest and the lowest.
@@ -18,7 +23,8 @@ package struct RegistrationRequest: Equatable, Sendable {
 
     package init(
         clusterID: String, broker: NodeID, incarnation: UniqueID, host: String, port: Int,
-        rack: String? = nil, directories: [DirectoryID], previousEpoch: BrokerEpoch = .none,
+        rack: String? = nil, directories: [DirectoryID], offlineDirectories: [DirectoryID] = [],
+        missingDirectories: Int = 0, previousEpoch: BrokerEpoch = .none,
         maxFeatureLevel: Int32 = 0, minFeatureLevel: Int32 = 0
     ) {
         self.clusterID = clusterID
@@ -28,6 +34,8 @@ package struct RegistrationRequest: Equatable, Sendable {
         self.port = port
         self.rack = rack
         self.directories = directories
+        self.offlineDirectories = offlineDirectories
+        self.missingDirectories = missingDirectories
         self.previousEpoch = previousEpoch
         self.maxFeatureLevel = maxFeatureLevel
         self.minFeatureLevel = minFeatureLevel
@@ -100,13 +108,13 @@ extension ControllerState {
                     + "(at most \(options.sessionTimeout))")
         }
 
-        // No proof that everything on its disks is as the last incarnation left it.
-        let sameDirectories = known.map { Set($0.directories) == Set(request.directories) } ?? false
-        let isTrusted = stoppedCleanly && sameDirectories
+        let standing = DirectoryStanding(of: request, after: known)
+        // Without: no proof that everything on its disks is as the last incarnation left it.
+        let isTrusted = stoppedCleanly && !standing.hasLost && !standing.hasNew
         // A crash alone loses nothing acknowledged under `flush.policy=commit`. So the very last
         // replica that held all of it stays the candidate: nobody else could be better.
-        let mayStayLast =
-            known.map { Set(request.directories).isSuperset(of: $0.directories) } ?? false
+        let mayStayLast = !standing.hasLost
+        let tellsOffline = image.featureLevel >= MetadataFeatures.offlineReplicas
         let levels = request.minFeatureLevel...request.maxFeatureLevel
         var reply = RegistrationReply(epoch: .none)
         draft.retire(
@@ -117,13 +125,18 @@ extension ControllerState {
                     BrokerRegistration(
                         id: request.broker, incarnation: request.incarnation, epoch: reply.epoch,
                         host: request.host, port: request.port, rack: request.rack,
-                        directories: request.directories,
+                        directories: request.directories + (tellsOffline ? [] : standing.offline),
+                        offlineDirectories: tellsOffline ? standing.offline : [],
                         featureLevels: image.featureLevel >= MetadataFeatures.registrationLevels
                             ? levels : nil))
             }
         ) { _, update in
+            // Whatever was found of its logs is found anew. How it stopped says nothing about a log that
+            // could not be used then.
+            let wasOffline = update.offlineReplicas.contains(request.broker)
+            update.offlineReplicas.removeAll { $0 == request.broker }
+            if isTrusted, !wasOffline { return }
             let isLast = mayStayLast && update.state.isOnlyCandidate(request.broker)
-            if isTrusted { return }
             if isLast { reply.lastCandidateOf += 1 } else { update.distrusted = request.broker }
         }
         var session = Session(epoch: reply.epoch, deadline: now + options.sessionTimeout)
@@ -166,7 +179,14 @@ extension ControllerState {
             throw ControllerError(
                 .invalidRequest, "a registration needs host, port and incarnation id")
         }
-        guard (request.rack?.utf8.count ?? 0) <= 1000, request.directories.count <= 1000,
+        let directories = request.directories + request.offlineDirectories
+        guard Set(directories).count == directories.count,
+            (0...1000).contains(request.missingDirectories)
+        else {
+            throw ControllerError(
+                .invalidRequest, "a registration lists each log directory once, as open or offline")
+        }
+        guard (request.rack?.utf8.count ?? 0) <= 1000, directories.count <= 1000,
             (0...request.maxFeatureLevel).contains(request.minFeatureLevel)
         else {
             throw ControllerError(

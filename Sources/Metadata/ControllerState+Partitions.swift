@@ -95,6 +95,7 @@ extension ControllerState {
         else { return .invalidRequest }
         let areEligible = change.isr.allSatisfy { member in
             image.isActive(member.broker) && image.brokers[member.broker]?.epoch == member.epoch
+                && !state.offlineReplicas.contains(member.broker)
         }
         return areEligible ? nil : .ineligibleReplica
     }

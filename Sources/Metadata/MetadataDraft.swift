@@ -72,6 +72,7 @@ struct MetadataDraft {
                 topic: name, replicas: state.replicas.count),
             allowsUnclean: image.allowsUncleanElection(
                 topic: name, default: options.uncleanLeaderElection))
+        update.recordsOfflineReplicas = image.featureLevel >= MetadataFeatures.offlineReplicas
         adjust(&update)
         guard
             let (change, kind) = update.change(isActive: { $0 != leaving && image.isActive($0) })

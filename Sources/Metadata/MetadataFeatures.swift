@@ -10,7 +10,8 @@ package enum MetadataFeatures {
     /// - 1: the first.
     /// - 2: blocks of producer ids, the levels that a broker supports in its registration, and the
     ///   request that created a topic.
-    package static let supported: ClosedRange<Int32> = 1...2
+    /// - 3: replicas that their brokers can't use, and log directories that could not be opened.
+    package static let supported: ClosedRange<Int32> = 1...3
 
     /// From this level on registrations say which levels their broker supports.
     static let registrationLevels: Int32 = 2
@@ -18,6 +19,9 @@ package enum MetadataFeatures {
     static let creationRequests: Int32 = 2
     /// From this level on producer ids are given out.
     static let producerIDs: Int32 = 2
+    /// From this level on partitions say which of their replicas can't be used, and registrations which
+    /// log directories.
+    package static let offlineReplicas: Int32 = 3
 
     /// Every feature there is.
     static let names = [metadataVersion]

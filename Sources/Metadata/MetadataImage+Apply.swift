@@ -110,6 +110,7 @@ extension MetadataImage {
         new.replicas = change.replicas ?? old.replicas
         new.isr = change.isr ?? old.isr
         new.eligibleLeaderReplicas = change.eligibleLeaderReplicas ?? old.eligibleLeaderReplicas
+        new.offlineReplicas = change.offlineReplicas ?? old.offlineReplicas
         guard old.partitionEpoch.rawValue < .max, old.leaderEpoch.rawValue < .max else {
             throw .invalidPartition(change.id, "an epoch has reached its end")
         }

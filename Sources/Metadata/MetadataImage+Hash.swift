@@ -46,6 +46,7 @@ extension BrokerRegistration {
             hasher.combine(rack ?? "")
             hasher.combine(UInt64(directories.count))
             for directory in directories { hasher.combine(directory) }
+            for directory in offlineDirectories { hasher.combine(directory) }
             hasher.combine((fenced ? 1 : 0) + (inControlledShutdown ? 2 : 0) as UInt64)
             hasher.combine(featureLevels?.lowerBound ?? 0)
             hasher.combine(featureLevels?.upperBound ?? 0)
@@ -65,6 +66,7 @@ extension TopicImage {
                     hasher.combine(UInt64(brokers.count))
                     for broker in brokers { hasher.combine(broker.rawValue) }
                 }
+                for broker in state.offlineReplicas { hasher.combine(broker.rawValue) }
                 hasher.combine(state.leader?.rawValue ?? -1)
                 hasher.combine(state.leaderEpoch.rawValue)
                 hasher.combine(state.partitionEpoch.rawValue)

@@ -56,6 +56,9 @@ package struct MetadataImage: Equatable, Sendable {
     /// How many replicas `broker` holds.
     package func replicaCount(of broker: NodeID) -> Int { hosted[broker]?.partitions.count ?? 0 }
 
+    /// How many of the replicas on `broker` it can't use.
+    package func offlineCount(of broker: NodeID) -> Int { hosted[broker]?.offlineCount ?? 0 }
+
     /// Brokers that may lead and join ISRs, by id.
     package var activeBrokers: [BrokerRegistration] {
         brokers.values.filter(\.isActive).sorted { $0.id < $1.id }
@@ -92,6 +95,10 @@ package struct MetadataImage: Equatable, Sendable {
             if let leader = old?.leader { hosted[leader]?.leaderCount -= 1 }
             if let leader = new?.leader { hosted[leader]?.leaderCount += 1 }
         }
+        if old?.offlineReplicas != new?.offlineReplicas {
+            for broker in old?.offlineReplicas ?? [] { hosted[broker]?.offlineCount -= 1 }
+            for broker in new?.offlineReplicas ?? [] { hosted[broker]?.offlineCount += 1 }
+        }
         for broker in old?.replicas ?? [] where hosted[broker]?.partitions.isEmpty == true {
             hosted[broker] = nil
         }
@@ -111,4 +118,6 @@ struct HostedPartitions: Equatable, Sendable {
     var leaderCount = 0
     /// How many of them name it first.
     var preferredCount = 0
+    /// How many of them can't be used.
+    var offlineCount = 0
 }

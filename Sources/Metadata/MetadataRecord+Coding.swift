@@ -134,6 +134,7 @@ extension BrokerRegistration {
         wire.port = Int32(clamping: port)
         wire.rack = rack ?? ""
         wire.logDirectoryIds = directories.map { Data($0.bytes) }
+        wire.offlineLogDirectoryIds = offlineDirectories.map { Data($0.bytes) }
         wire.fenced = fenced
         wire.inControlledShutdown = inControlledShutdown
         if let featureLevels {
@@ -145,10 +146,10 @@ extension BrokerRegistration {
 
     fileprivate init(_ wire: WireMetadataRecord.RegisterBroker) throws(MetadataError) {
         let record = "RegisterBroker"
-        var directories: [DirectoryID] = []
-        for data in wire.logDirectoryIds {
-            directories.append(
-                try MetadataRecord.id(data, in: record, field: "log_directory_ids"))
+        func ids(_ list: [Data], _ field: String) throws(MetadataError) -> [DirectoryID] {
+            var ids: [DirectoryID] = []
+            for data in list { ids.append(try MetadataRecord.id(data, in: record, field: field)) }
+            return ids
         }
         guard wire.minFeatureLevel <= wire.maxFeatureLevel else {
             throw .invalidField(record: record, field: "min_feature_level")
@@ -158,7 +159,10 @@ extension BrokerRegistration {
             incarnation: try MetadataRecord.id(
                 wire.incarnationID, in: record, field: "incarnation_id"),
             epoch: BrokerEpoch(wire.brokerEpoch), host: wire.host, port: Int(wire.port),
-            rack: wire.rack.isEmpty ? nil : wire.rack, directories: directories,
+            rack: wire.rack.isEmpty ? nil : wire.rack,
+            directories: try ids(wire.logDirectoryIds, "log_directory_ids"),
+            offlineDirectories: try ids(
+                wire.offlineLogDirectoryIds, "offline_log_directory_ids"),
             fenced: wire.fenced, inControlledShutdown: wire.inControlledShutdown,
             // No release supports level 0 only: it is what an absent field reads as.
             featureLevels: wire.maxFeatureLevel == 0
@@ -174,6 +178,7 @@ extension PartitionState {
         wire.replicas = replicas.map(\.rawValue)
         wire.isr = isr.map(\.rawValue)
         wire.eligibleLeaderReplicas = eligibleLeaderReplicas.map(\.rawValue)
+        wire.offlineReplicas = offlineReplicas.map(\.rawValue)
         wire.leader = leader?.rawValue ?? -1
         wire.leaderEpoch = leaderEpoch.rawValue
         wire.partitionEpoch = partitionEpoch.rawValue
@@ -184,6 +189,7 @@ extension PartitionState {
         self.init(
             replicas: wire.replicas.map { NodeID($0) }, isr: wire.isr.map { NodeID($0) },
             eligibleLeaderReplicas: wire.eligibleLeaderReplicas.map { NodeID($0) },
+            offlineReplicas: wire.offlineReplicas.map { NodeID($0) },
             leader: wire.leader < 0 ? nil : NodeID(wire.leader),
             leaderEpoch: LeaderEpoch(wire.leaderEpoch),
             partitionEpoch: PartitionEpoch(wire.partitionEpoch))
@@ -205,6 +211,10 @@ extension PartitionChange {
             wire.eligibleLeaderReplicas = WireMetadataRecord.BrokerList()
             wire.eligibleLeaderReplicas.brokers = eligibleLeaderReplicas.map(\.rawValue)
         }
+        if let offlineReplicas {
+            wire.offlineReplicas = WireMetadataRecord.BrokerList()
+            wire.offlineReplicas.brokers = offlineReplicas.map(\.rawValue)
+        }
         switch leader {
         case nil: break
         case .some(.none): wire.leader = -1
@@ -222,7 +232,9 @@ extension PartitionChange {
             eligibleLeaderReplicas: wire.hasEligibleLeaderReplicas
                 ? wire.eligibleLeaderReplicas.brokers.map { NodeID($0) } : nil,
             leader: wire.hasLeader
-                ? (wire.leader < 0 ? NewLeader.none : .broker(NodeID(wire.leader))) : nil)
+                ? (wire.leader < 0 ? NewLeader.none : .broker(NodeID(wire.leader))) : nil,
+            offlineReplicas: wire.hasOfflineReplicas
+                ? wire.offlineReplicas.brokers.map { NodeID($0) } : nil)
     }
 }
 

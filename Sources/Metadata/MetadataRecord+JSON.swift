@@ -72,6 +72,8 @@ extension BrokerRegistration {
             "port": JSONText(port),
             "rack": rack.map { JSONText($0) },
             "logDirectoryIds": JSONText(directories.map { JSONText($0.description) }),
+            "offlineLogDirectoryIds": offlineDirectories.isEmpty
+                ? nil : JSONText(offlineDirectories.map { JSONText($0.description) }),
             "fenced": JSONText(fenced),
             "inControlledShutdown": JSONText(inControlledShutdown),
             "minFeatureLevel": featureLevels.map { JSONText($0.lowerBound) },
@@ -89,6 +91,7 @@ extension PartitionState {
             "replicas": JSONText(replicas),
             "isr": JSONText(isr),
             "eligibleLeaderReplicas": JSONText(eligibleLeaderReplicas),
+            "offlineReplicas": offlineReplicas.isEmpty ? nil : JSONText(offlineReplicas),
             "leader": leader.map { JSONText($0.rawValue) } ?? .null,
             "leaderEpoch": JSONText(leaderEpoch.rawValue),
             "partitionEpoch": JSONText(partitionEpoch.rawValue),
@@ -110,6 +113,7 @@ extension PartitionChange {
             "replicas": replicas.map { JSONText($0) },
             "isr": isr.map { JSONText($0) },
             "eligibleLeaderReplicas": eligibleLeaderReplicas.map { JSONText($0) },
+            "offlineReplicas": offlineReplicas.map { JSONText($0) },
             "leader": newLeader,
         ])
     }

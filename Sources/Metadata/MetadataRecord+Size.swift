@@ -10,17 +10,18 @@ extension MetadataRecord {
             return frame + 20 + name.utf8.count
         case .registerBroker(let broker):
             return frame + 100 + broker.host.utf8.count + (broker.rack?.utf8.count ?? 0)
-                + 18 * broker.directories.count
+                + 18 * (broker.directories.count + broker.offlineDirectories.count)
         case .unregisterBroker, .brokerChange, .removeTopic, .noOp, .producerIDs:
             return frame + 40
         case .topic(_, let name, _):
             return frame + 42 + name.utf8.count
         case .partition(let id, let state):
             return frame + 18 + size(id.partition) + list(state.replicas) + list(state.isr)
-                + list(state.eligibleLeaderReplicas) + 11 + 12
+                + list(state.eligibleLeaderReplicas) + list(state.offlineReplicas) + 11 + 12
         case .partitionChange(let change):
             return frame + 18 + size(change.id.partition) + list(change.replicas)
                 + list(change.isr) + list(change.eligibleLeaderReplicas)
+                + list(change.offlineReplicas)
                 + (change.leader == nil ? 0 : 11)
         case .config(let change):
             let resource =

@@ -50,16 +50,19 @@ package struct PartitionChange: Equatable, Sendable {
     package var isr: [NodeID]?
     package var eligibleLeaderReplicas: [NodeID]?
     package var leader: NewLeader?
+    package var offlineReplicas: [NodeID]?
 
     package init(
         id: TopicPartition, replicas: [NodeID]? = nil, isr: [NodeID]? = nil,
-        eligibleLeaderReplicas: [NodeID]? = nil, leader: NewLeader? = nil
+        eligibleLeaderReplicas: [NodeID]? = nil, leader: NewLeader? = nil,
+        offlineReplicas: [NodeID]? = nil
     ) {
         self.id = id
         self.replicas = replicas
         self.isr = isr
         self.eligibleLeaderReplicas = eligibleLeaderReplicas
         self.leader = leader
+        self.offlineReplicas = offlineReplicas
     }
 }
 

@@ -28,17 +28,24 @@ package struct PartitionState: Equatable, Sendable {
     /// Replicas outside the ISR that hold all that is committed (KIP-966); empty while the ISR has
     /// `min.insync.replicas` members.
     package var eligibleLeaderReplicas: [NodeID]
+    /// Replicas that their brokers can't use, in the order of `replicas`.
+    ///
+    /// They neither lead nor are in the ISR, whatever their brokers do. Empty below
+    /// `MetadataFeatures.offlineReplicas`.
+    package var offlineReplicas: [NodeID]
     package var leader: NodeID?
     package var leaderEpoch: LeaderEpoch
     package var partitionEpoch: PartitionEpoch
 
     package init(
         replicas: [NodeID], isr: [NodeID], eligibleLeaderReplicas: [NodeID] = [],
-        leader: NodeID?, leaderEpoch: LeaderEpoch = 0, partitionEpoch: PartitionEpoch = 0
+        offlineReplicas: [NodeID] = [], leader: NodeID?, leaderEpoch: LeaderEpoch = 0,
+        partitionEpoch: PartitionEpoch = 0
     ) {
         self.replicas = replicas
         self.isr = isr
         self.eligibleLeaderReplicas = eligibleLeaderReplicas
+        self.offlineReplicas = offlineReplicas
         self.leader = leader
         self.leaderEpoch = leaderEpoch
         self.partitionEpoch = partitionEpoch
@@ -84,6 +91,14 @@ package struct PartitionState: Equatable, Sendable {
             return "a broker is in the ISR and in the ELR"
         }
         if let leader, !isr.contains(leader) { return "the leader is not in the ISR" }
+        if offlineReplicas.isEmpty { return nil }
+        if Self.repeats(offlineReplicas) { return "an offline replica is listed twice" }
+        if !offlineReplicas.allSatisfy(replicas.contains) {
+            return "a broker that is no replica is listed as an offline one"
+        }
+        if isr.contains(where: offlineReplicas.contains) {
+            return "the ISR holds an offline replica"
+        }
         return nil
     }
 

@@ -199,7 +199,8 @@ extension PartitionDescription {
         self.init(
             partition: partition.partition, leader: partition.hasLeader ? partition.leader : nil,
             leaderEpoch: partition.leaderEpoch, replicas: partition.replicas, isr: partition.isr,
-            eligibleLeaderReplicas: partition.eligibleLeaderReplicas)
+            eligibleLeaderReplicas: partition.eligibleLeaderReplicas,
+            offlineReplicas: partition.offlineReplicas)
     }
 }
 
@@ -211,6 +212,7 @@ extension NodeDescription {
             isFenced: node.hasFenced ? node.fenced : nil,
             brokerEpoch: node.hasBrokerEpoch ? node.brokerEpoch : nil,
             leaders: node.hasLeaders ? Int(node.leaders) : nil,
-            replicas: node.hasReplicas ? Int(node.replicas) : nil)
+            replicas: node.hasReplicas ? Int(node.replicas) : nil,
+            offlineReplicas: node.hasOfflineReplicas ? Int(node.offlineReplicas) : nil)
     }
 }

@@ -14,6 +14,9 @@ public struct PartitionDescription: Sendable, Hashable {
     public var replicas: [Int32]
     public var isr: [Int32]
     public var eligibleLeaderReplicas: [Int32]
+    /// Replicas that can't serve: their broker is not live, or can't use this log, because of a log
+    /// directory that failed or of damaged records.
+    public var offlineReplicas: [Int32]
 }
 
 /// What one replica takes on its broker's disk.
@@ -83,6 +86,9 @@ public struct NodeDescription: Sendable, Hashable {
     /// Brokers only: how many partitions it leads, and hosts.
     public var leaders: Int?
     public var replicas: Int?
+    /// Brokers only: how many of these replicas it can't use, because of a log directory that failed or
+    /// of damaged records.
+    public var offlineReplicas: Int?
 }
 
 /// An offset found by `Admin.offset(of:)`.

@@ -139,9 +139,9 @@ extension ClusterTests {
                 let features = try await cluster.millrace("cluster", "features")
                 #expect(
                     features.split(separator: "\n").last?.split(separator: " ").prefix(2)
-                        == ["metadata.version", "2"], "\(features)")
+                        == ["metadata.version", "3"], "\(features)")
                 #expect(
-                    try await cluster.millrace("cluster", "upgrade").contains("2 already"))
+                    try await cluster.millrace("cluster", "upgrade").contains("3 already"))
                 let tooHigh = try await cluster.failure("cluster", "upgrade", "--level", "9")
                 #expect(tooHigh.contains("9"), "\(tooHigh)")
             }

@@ -30,7 +30,7 @@ extension ClusterTests {
                 ("storage format --standalone --no-initial-controllers", "one of"),
                 ("storage format --initial-controllers 1@h:1", "id@host:port:directory-id"),
                 ("storage format --directory-id x", "random-id"),
-                ("storage format --metadata-version 9", "1 to 2"),
+                ("storage format --metadata-version 9", "1 to 3"),
             ])
         func wrongArgumentsAreExplainedWithExitCode2(command: String, hint: String) async throws {
             let directory = try Cluster.temporaryDirectory()

@@ -131,7 +131,7 @@ import Testing
                 "Admin/DescribeFeatures", WireDescribeFeaturesRequest(), at: 101)
             let feature = try #require(before.features.first)
             #expect(feature.name == "metadata.version" && feature.finalizedLevel == 1)
-            #expect(feature.minSupportedLevel == 1 && feature.maxSupportedLevel == 2)
+            #expect(feature.minSupportedLevel == 1 && feature.maxSupportedLevel == 3)
 
             var update = WireUpdateFeaturesRequest()
             #expect(
@@ -143,16 +143,16 @@ import Testing
             update.validateOnly = true
             let checked: WireUpdateFeaturesResponse = try await cluster.admin(
                 "Admin/UpdateFeatures", update, at: 101)
-            #expect(checked.features.first?.finalizedLevel == 2)
+            #expect(checked.features.first?.finalizedLevel == 3)
             #expect(await code { _ = try await broker.producerIDs() } == .unsupportedVersion)
             update.validateOnly = false
             let done: WireUpdateFeaturesResponse = try await cluster.admin(
                 "Admin/UpdateFeatures", update, at: 101)
-            #expect(done.features.first?.finalizedLevel == 2)
+            #expect(done.features.first?.finalizedLevel == 3)
             let after: WireDescribeFeaturesResponse = try await cluster.admin(
                 "Admin/DescribeFeatures", WireDescribeFeaturesRequest(), at: 101)
-            #expect(after.features.first?.finalizedLevel == 2)
-            update.updates[0].level = 3
+            #expect(after.features.first?.finalizedLevel == 3)
+            update.updates[0].level = 4
             #expect(
                 await code {
                     let _: WireUpdateFeaturesResponse = try await cluster.admin(

@@ -92,7 +92,7 @@ final class ControllerHarness {
     func register(_ id: Int32, _ answers: Answers) {
         let request = RegistrationRequest(
             clusterID: "c", broker: NodeID(id), incarnation: .random(), host: "h", port: 1,
-            directories: [], maxFeatureLevel: 2)
+            directories: [], maxFeatureLevel: 3)
         controller.submit { state, now throws(ControllerError) in
             try state.registerBroker(request, now: now)
         } completion: { result in

@@ -119,7 +119,7 @@ import Testing
             request.host = "127.0.0.1"
             request.port = 1
             request.previousBrokerEpoch = -1
-            request.maxFeatureLevel = 2
+            request.maxFeatureLevel = 3
             await #expect {
                 let _: WireRegisterBrokerResponse = try await cluster.client(101).call(
                     "/millrace.internal.v1.Controller/RegisterBroker", request,
@@ -188,6 +188,37 @@ import Testing
             #expect(refused.partitions.first?.error == "INVALID_UPDATE_VERSION")
             await leader.die()
             await follower.die()
+        }
+    }
+
+    @Test("D7: a broker reports what it can't use; others lead, and everybody can see why")
+    func replicaReports() async throws {
+        try await TestControllers.run(1) { cluster in
+            let broken = try await TestBroker(1, in: cluster)
+            let other = try await TestBroker(2, in: cluster)
+            var topic = WireCreateTopicRequest()
+            topic.name = "t"
+            topic.assignments = [.with { $0.replicas = [1, 2] }]
+            let created: WireCreateTopicResponse = try await cluster.admin(
+                "Admin/CreateTopic", topic, at: 101)
+            let id = try #require(TopicID(created.topicID))
+
+            let answer = try await broken.report([(id, 0, .offline), (id, 1, .damaged)])
+            #expect(answer.replicas.map(\.error) == ["", "UNKNOWN_TOPIC_OR_PARTITION"])
+            #expect(answer.replicas.map(\.partition) == [0, 1])
+            let node = try #require(try await describe(cluster, at: 101).first { $0.id == 1 })
+            #expect(!node.fenced && node.leaders == 0 && node.replicas == 1)
+            #expect(node.offlineReplicas == 1)
+            let taker = try #require(try await describe(cluster, at: 101).last)
+            #expect(taker.leaders == 1 && taker.offlineReplicas == 0)
+
+            let unknown = try await broken.report([(id, 0, .UNRECOGNIZED(9))])
+            #expect(unknown.replicas.map(\.error) == ["INVALID_REQUEST"])
+            _ = try await broken.report([(id, 0, .online)])
+            let mended = try #require(try await describe(cluster, at: 101).first { $0.id == 1 })
+            #expect(mended.offlineReplicas == 0)
+            await broken.die()
+            await other.die()
         }
     }
 }

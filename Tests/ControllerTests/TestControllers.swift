@@ -228,6 +228,24 @@ final class TestBroker: Sendable {
             "/millrace.internal.v1.Controller/AllocateProducerIds", request, timeout: .seconds(10))
     }
 
+    func report(
+        _ replicas: [(TopicID, Int32, WireReportReplicasRequest.State)]
+    ) async throws -> WireReportReplicasResponse {
+        var request = WireReportReplicasRequest()
+        request.brokerID = id.rawValue
+        request.brokerEpoch = epoch.rawValue
+        request.replicas = replicas.map { topic, partition, state in
+            .with {
+                $0.topicID = Data(topic.bytes)
+                $0.partition = partition
+                $0.state = state
+            }
+        }
+        let client = try #require(self.client.withLock { $0 })
+        return try await client.call(
+            "/millrace.internal.v1.Controller/ReportReplicas", request, timeout: .seconds(10))
+    }
+
     /// The process is gone: its port is closed, and its connection breaks.
     func die() async {
         await server.stop(grace: .zero)

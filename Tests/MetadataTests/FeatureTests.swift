@@ -19,7 +19,7 @@ import Testing
         }
     }
 
-    /// At level 1, with brokers 1 and 2 that support 1 and 2.
+    /// At level 1, with brokers 1 and 2 that support all that this release does.
     private func cluster() throws -> TestCluster {
         var cluster = TestCluster()
         cluster.commit(cluster.state.takeOver())
@@ -98,7 +98,7 @@ import Testing
         #expect(cluster.image.brokers[1]?.featureLevels == nil)
         try cluster.raiseLevel(to: 2)
         try cluster.start(3)
-        #expect(cluster.image.brokers[3]?.featureLevels == 1...2)
+        #expect(cluster.image.brokers[3]?.featureLevels == MetadataFeatures.supported)
         #expect(try cluster.replayed() == cluster.image)
     }
 
@@ -107,7 +107,7 @@ import Testing
         let heard = HeardLevels(voters: [100: 1...9])
         #expect(
             try #require(message { try update(&cluster, 0, heard) }).contains("never goes back"))
-        let beyond = message { try update(&cluster, 3, heard) }
+        let beyond = message { try update(&cluster, 4, heard) }
         #expect(try #require(beyond).contains("beyond this release"))
     }
 
@@ -149,16 +149,16 @@ import Testing
 
     @Test func levelBeyondThisReleaseStopsWhoeverReadsIt() {
         var image = MetadataImage()
-        let error = MetadataError.unsupportedFeature(name, level: 3, supported: 2)
+        let error = MetadataError.unsupportedFeature(name, level: 4, supported: 3)
         #expect(throws: error) {
-            try image.apply(.featureLevel(name: name, level: 3), at: 0)
+            try image.apply(.featureLevel(name: name, level: 4), at: 0)
         }
         #expect(throws: MetadataError.unsupportedFeature("later", level: 1, supported: 0)) {
             try image.apply(.featureLevel(name: "later", level: 1), at: 1)
         }
         #expect(
             "\(error)"
-                == "the cluster is at level 3 of metadata.version, and this release understands 2 "
+                == "the cluster is at level 4 of metadata.version, and this release understands 3 "
                 + "at most; upgrade this node")
         #expect(image.features.isEmpty)
     }

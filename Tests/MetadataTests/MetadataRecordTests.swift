@@ -44,6 +44,17 @@ import Testing
             BrokerRegistration(
                 id: 1, incarnation: UniqueID(high: 3, low: 4), epoch: 0, host: "h", port: 1,
                 featureLevels: 1...2)),
+        .registerBroker(
+            BrokerRegistration(
+                id: 1, incarnation: UniqueID(high: 3, low: 4), epoch: 0, host: "h", port: 1,
+                offlineDirectories: [UniqueID(high: 5, low: 6), UniqueID(high: 7, low: 8)])),
+        .partition(
+            partition,
+            PartitionState(
+                replicas: [1, 2, 3], isr: [1], eligibleLeaderReplicas: [2],
+                offlineReplicas: [2, 3], leader: 1)),
+        .partitionChange(PartitionChange(id: partition, offlineReplicas: [1, 2])),
+        .partitionChange(PartitionChange(id: partition, offlineReplicas: [])),
     ]
 
     @Test(arguments: samples)

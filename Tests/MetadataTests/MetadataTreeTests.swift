@@ -74,7 +74,7 @@ import Testing
             try JSONSerialization.jsonObject(with: Data(broker.utf8)) as? [String: Any])
         #expect(object["rack"] as? String == "r10")
         #expect(object["fenced"] as? Bool == false)
-        #expect(object["maxFeatureLevel"] as? Int == 2)
+        #expect(object["maxFeatureLevel"] as? Int == Int(MetadataFeatures.supported.upperBound))
     }
 
     @Test func wrongPathNamesTheNearestThatExistsAndWhatIsThere() throws {

@@ -11,6 +11,7 @@ import Testing
     func rulesHoldAndReplayGivesTheSameImage(_ seed: Int) throws {
         var random = SeededGenerator(seed: UInt64(seed))
         var cluster = TestCluster(seed: UInt64(seed))
+        if seed % 4 > 0 { try cluster.raiseLevel(to: 3) }
         for _ in 0..<300 { try cluster.step(&random) }
         #expect(try cluster.replayed() == cluster.image, "seed \(seed)")
     }
@@ -21,6 +22,7 @@ import Testing
         var random = SeededGenerator(seed: UInt64(seed))
         var cluster = TestCluster(seed: UInt64(seed))
         cluster.cuts = SeededGenerator(seed: UInt64(seed))
+        if seed % 4 > 0 { try cluster.raiseLevel(to: 3) }
         for id in 1...5 as ClosedRange<Int32> { try cluster.start(NodeID(id)) }
         for number in 0..<4 { try cluster.create("t\(number)", partitions: 6) }
         cluster.limitBatches(to: 300)
@@ -33,6 +35,7 @@ import Testing
         func records() throws -> [MetadataRecord] {
             var random = SeededGenerator(seed: 77)
             var cluster = TestCluster(seed: 77)
+            try cluster.raiseLevel(to: 3)
             for _ in 0..<300 { try cluster.step(&random) }
             return cluster.log
         }
@@ -46,14 +49,13 @@ extension TestCluster {
         let broker = NodeID(Int32.random(in: 1...5, using: &random))
         let topic = "t\(Int.random(in: 0..<4, using: &random))"
         do {
-            switch Int.random(in: 0..<14, using: &random) {
+            switch Int.random(in: 0..<16, using: &random) {
             case 0:
                 try start(broker)
             case 1:
                 try register(request(broker, previous: epoch(broker)))
             case 2:
-                let directory = DirectoryID(high: 3, low: random.next() % 3 + 1)
-                try register(request(broker, directories: [directory]))
+                try registerAtRandom(broker, &random)
             case 3, 4:
                 try heartbeat(broker)
             case 5:
@@ -87,8 +89,11 @@ extension TestCluster {
                 try alterConfigsAtRandom(&random)
             case 12:
                 if Int.random(in: 0..<10, using: &random) == 0 { try raiseLevel(to: 2) }
+                if Int.random(in: 0..<10, using: &random) == 0 { try raiseLevel(to: 3) }
                 commit(
                     try state.allocateProducerIDs(broker: broker, epoch: epoch(broker)))
+            case 13, 14:
+                try reportAtRandom(broker, &random)
             default:
                 switch Int.random(in: 0..<3, using: &random) {
                 case 0: try failOver()
@@ -99,6 +104,50 @@ extension TestCluster {
             }
         } catch is ControllerError {
             // A refusal is as good an outcome as any.
+        }
+    }
+
+    /// With some of three directories open, some offline, and some gone.
+    private mutating func registerAtRandom(
+        _ broker: NodeID, _ random: inout SeededGenerator
+    ) throws {
+        var request = request(broker, previous: epoch(broker), directories: [])
+        if Bool.random(using: &random) { request.previousEpoch = .none }
+        for number in 1...3 as ClosedRange<UInt64> {
+            let directory = DirectoryID(high: 3, low: number)
+            switch Int.random(in: 0..<6, using: &random) {
+            case 0: break
+            case 1: request.offlineDirectories.append(directory)
+            case 2: request.missingDirectories += 1
+            default: request.directories.append(directory)
+            }
+        }
+        try register(request)
+    }
+
+    /// Replicas of one broker, and now and then of another one.
+    ///
+    /// As long as it is only reported what is offline, no partition loses its last candidate.
+    private mutating func reportAtRandom(
+        _ broker: NodeID, _ random: inout SeededGenerator
+    ) throws {
+        let states: [ReplicaReport.State?] = [.offline, .damaged, .online, .online, nil]
+        let state = states.randomElement(using: &random) ?? nil
+        let some = image.partitions(on: broker).sorted().filter { _ in
+            Int.random(in: 0..<3, using: &random) == 0
+        }
+        let before = image
+        let reply = try report(
+            Int.random(in: 0..<20, using: &random) == 0 ? 1 : broker, state, some)
+        #expect(reply.errors.count == some.count)
+        for id in some {
+            let old = try #require(before.partition(id))
+            let new = try #require(image.partition(id))
+            if !old.isr.isEmpty || !old.eligibleLeaderReplicas.isEmpty {
+                #expect(
+                    !new.isr.isEmpty || !new.eligibleLeaderReplicas.isEmpty,
+                    "no candidate is left: \(old) to \(new)")
+            }
         }
     }
 

@@ -14,6 +14,9 @@ struct TestCluster {
     private(set) var cutCount = 0
     /// Bytes of the records in the largest batch so far.
     private(set) var largestBatch = 0
+    /// Below the level that can write it down, a replica that was reported offline is forgotten by the
+    /// next decision, which may elect it.
+    private var hasUnwrittenReports = false
 
     static let id = "test-cluster"
 
@@ -68,7 +71,7 @@ struct TestCluster {
         }
         state.adopt(result)
         #expect(state.image == committed)
-        checkElections(state.image)
+        if !hasUnwrittenReports { checkElections(state.image) }
         return result.reply
     }
 
@@ -187,6 +190,27 @@ struct TestCluster {
     func epoch(_ id: NodeID) -> BrokerEpoch { image.brokers[id]?.epoch ?? .none }
     func isFenced(_ id: NodeID) -> Bool? { image.brokers[id]?.fenced }
 
+    /// The broker says of its replica of each of these partitions that it is in this state.
+    @discardableResult
+    mutating func report(
+        _ broker: NodeID, _ state: ReplicaReport.State?, _ partitions: [TopicPartition]
+    ) throws -> ReplicaReportReply {
+        if image.featureLevel < MetadataFeatures.offlineReplicas { hasUnwrittenReports = true }
+        let result = try self.state.reportReplicas(
+            ReplicaReport(
+                broker: broker, epoch: epoch(broker),
+                replicas: partitions.map { .init(id: $0, state: state) }))
+        return commit(result)
+    }
+
+    @discardableResult
+    mutating func report(
+        _ broker: NodeID, _ state: ReplicaReport.State?, _ topic: String
+    ) throws -> ReplicaReportReply {
+        let id = try #require(image.topicIDs[topic])
+        return try report(broker, state, [TopicPartition(topic: id, partition: 0)])
+    }
+
     // MARK: Topics
 
     @discardableResult
@@ -236,6 +260,9 @@ struct TestCluster {
 }
 
 /// C3 and C7 to C9, as far as two successive images show them.
+///
+/// That an offline replica neither leads nor is in an ISR, the last candidate's neither, and is a
+/// replica, is among the rules of C8.
 func checkRules(from old: MetadataImage, to new: MetadataImage, _ options: ControllerOptions) {
     for topic in new.topics.values {
         for (number, state) in topic.partitions.enumerated() {
@@ -256,6 +283,7 @@ func checkRules(from old: MetadataImage, to new: MetadataImage, _ options: Contr
             check(state.leaderEpoch > before.leaderEpoch, "C7 \(name)")
             guard let leader = state.leader else { continue }
             check(new.isActive(leader), "C9 \(name)")
+            check(!state.offlineReplicas.contains(leader), "C9 \(name)")
             let isClean = (before.isr + before.eligibleLeaderReplicas).contains(leader)
             let allowed = new.allowsUncleanElection(
                 topic: topic.name, default: options.uncleanLeaderElection)
@@ -268,7 +296,9 @@ func checkRules(from old: MetadataImage, to new: MetadataImage, _ options: Contr
 func checkElections(_ image: MetadataImage) {
     for topic in image.topics.values {
         for (number, state) in topic.partitions.enumerated() where state.leader == nil {
-            let isStuck = state.eligibleLeaderReplicas.contains(where: image.isActive)
+            let isStuck = state.eligibleLeaderReplicas.contains {
+                image.isActive($0) && !state.offlineReplicas.contains($0)
+            }
             check(!isStuck, "leaderless for no reason: \(topic.name)-\(number): \(state)")
         }
     }

@@ -34,10 +34,12 @@ struct MetadataService: Sendable {
             }
         guard !request.brokersOnly else { return response }
         if request.topics.isEmpty {
-            response.topics = image.topics.values.sorted { $0.name < $1.name }.map(describe)
+            response.topics = image.topics.values.sorted { $0.name < $1.name }.map {
+                describe($0, in: image)
+            }
         } else {
             response.topics = request.topics.map { name in
-                if let topic = image.topic(named: name) { return describe(topic) }
+                if let topic = image.topic(named: name) { return describe(topic, in: image) }
                 var unknown = WireTopicMetadata()
                 unknown.name = name
                 unknown.error = ErrorCode.unknownTopicOrPartition.name
@@ -47,7 +49,7 @@ struct MetadataService: Sendable {
         return response
     }
 
-    private func describe(_ topic: TopicImage) -> WireTopicMetadata {
+    private func describe(_ topic: TopicImage, in image: MetadataImage) -> WireTopicMetadata {
         var description = WireTopicMetadata()
         description.name = topic.name
         description.topicID = topic.id.description
@@ -59,6 +61,12 @@ struct MetadataService: Sendable {
             partition.replicas = state.replicas.map(\.rawValue)
             partition.isr = state.isr.map(\.rawValue)
             partition.eligibleLeaderReplicas = state.eligibleLeaderReplicas.map(\.rawValue)
+            partition.offlineReplicas = state.replicas.compactMap { replica in
+                let serves =
+                    image.brokers[replica]?.fenced == false
+                    && !state.offlineReplicas.contains(replica)
+                return serves ? nil : replica.rawValue
+            }
             return partition
         }
         return description

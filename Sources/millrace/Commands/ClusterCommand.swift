@@ -24,12 +24,13 @@ struct ClusterNodesCommand: AsyncParsableCommand {
         let cluster = try await client.withClient {
             try await Admin(client: $0).describeCluster()
         }
-        var table = Table("ID", "ROLE", "ADDRESS", "RACK", "STATE", "LEADERS", "REPLICAS")
+        var table = Table(
+            "ID", "ROLE", "ADDRESS", "RACK", "STATE", "LEADERS", "REPLICAS", "OFFLINE")
         for node in cluster.nodes {
             table.add(
                 "\(node.id)", node.role.rawValue, "\(node.host):\(node.port)", node.rack ?? "-",
                 state(of: node, in: cluster), node.leaders.map { "\($0)" } ?? "-",
-                node.replicas.map { "\($0)" } ?? "-")
+                node.replicas.map { "\($0)" } ?? "-", node.offlineReplicas.map { "\($0)" } ?? "-")
         }
         let active = cluster.activeController.map { "\($0)" } ?? "none"
         printResult(
@@ -56,7 +57,7 @@ extension NodeDescription {
             ("id", JSONValue(id)), ("role", .string(role.rawValue)), ("host", .string(host)),
             ("port", JSONValue(port)), ("rack", JSONValue(rack)), ("fenced", JSONValue(isFenced)),
             ("brokerEpoch", JSONValue(brokerEpoch)), ("leaders", JSONValue(leaders)),
-            ("replicas", JSONValue(replicas)),
+            ("replicas", JSONValue(replicas)), ("offlineReplicas", JSONValue(offlineReplicas)),
         ])
     }
 }

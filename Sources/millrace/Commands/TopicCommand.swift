@@ -135,12 +135,12 @@ struct TopicDescribeCommand: AsyncParsableCommand {
         let topic = try await client.withClient {
             try await Admin(client: $0).describeTopic(name)
         }
-        var table = Table("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "ELR")
+        var table = Table("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "ELR", "OFFLINE")
         for partition in topic.partitions {
             table.add(
                 "\(partition.partition)", partition.leader.map { "\($0)" } ?? "none",
                 "\(partition.leaderEpoch)", list(partition.replicas), list(partition.isr),
-                list(partition.eligibleLeaderReplicas))
+                list(partition.eligibleLeaderReplicas), list(partition.offlineReplicas))
         }
         let partitions = topic.partitions.map(\.json)
         printResult(
@@ -261,6 +261,7 @@ extension PartitionDescription {
             ("partition", JSONValue(partition)), ("leader", JSONValue(leader)),
             ("leaderEpoch", JSONValue(leaderEpoch)), ("replicas", JSONValue(replicas)),
             ("isr", JSONValue(isr)), ("eligibleLeaderReplicas", JSONValue(eligibleLeaderReplicas)),
+            ("offlineReplicas", JSONValue(offlineReplicas)),
         ]
         return .object(fields)
     }
