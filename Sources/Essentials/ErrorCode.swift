@@ -27,6 +27,9 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
     case outOfOrderSequenceNumber = 45
     case duplicateSequenceNumber = 46
     case invalidProducerEpoch = 47
+    case invalidTransactionState = 48
+    case concurrentTransactions = 51
+    case transactionCoordinatorFenced = 52
     case kafkaStorageError = 56
     case unknownProducerID = 59
     case fencedLeaderEpoch = 74
@@ -81,6 +84,9 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
         case .outOfOrderSequenceNumber: "OUT_OF_ORDER_SEQUENCE_NUMBER"
         case .duplicateSequenceNumber: "DUPLICATE_SEQUENCE_NUMBER"
         case .invalidProducerEpoch: "INVALID_PRODUCER_EPOCH"
+        case .invalidTransactionState: "INVALID_TXN_STATE"
+        case .concurrentTransactions: "CONCURRENT_TRANSACTIONS"
+        case .transactionCoordinatorFenced: "TRANSACTION_COORDINATOR_FENCED"
         case .kafkaStorageError: "KAFKA_STORAGE_ERROR"
         case .unknownProducerID: "UNKNOWN_PRODUCER_ID"
         case .fencedLeaderEpoch: "FENCED_LEADER_EPOCH"
@@ -122,13 +128,14 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
             .requestTimedOut, .replicaNotAvailable, .networkException, .notEnoughReplicas,
             .notEnoughReplicasAfterAppend, .notController, .kafkaStorageError, .fencedLeaderEpoch,
             .unknownLeaderEpoch, .offsetNotAvailable, .throttlingQuotaExceeded, .unknownTopicID,
-            .inconsistentTopicID:
+            .inconsistentTopicID, .concurrentTransactions:
             true
         case .unknownServerError, .offsetOutOfRange, .messageTooLarge, .invalidTopicException,
             .recordListTooLarge, .invalidRequiredAcks, .invalidTimestamp, .unsupportedVersion,
             .topicAlreadyExists, .invalidPartitions, .invalidReplicationFactor, .invalidConfig,
             .invalidRequest, .policyViolation, .outOfOrderSequenceNumber,
-            .duplicateSequenceNumber, .invalidProducerEpoch, .unknownProducerID,
+            .duplicateSequenceNumber, .invalidProducerEpoch, .invalidTransactionState,
+            .transactionCoordinatorFenced, .unknownProducerID,
             .unsupportedCompressionType, .staleBrokerEpoch, .invalidRecord, .inconsistentVoterSet,
             .invalidUpdateVersion, .duplicateBrokerRegistration, .brokerIDNotRegistered,
             .inconsistentClusterID, .ineligibleReplica, .newLeaderElected, .resourceNotFound,

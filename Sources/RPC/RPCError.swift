@@ -76,7 +76,7 @@ extension RPCError.Status {
                 .notFound
             case .leaderNotAvailable, .replicaNotAvailable, .networkException,
                 .offsetNotAvailable, .unknownLeaderEpoch, .notEnoughReplicas,
-                .notEnoughReplicasAfterAppend, .newLeaderElected:
+                .notEnoughReplicasAfterAppend, .newLeaderElected, .concurrentTransactions:
                 .unavailable
             case .requestTimedOut: .deadlineExceeded
             case .messageTooLarge, .recordListTooLarge, .throttlingQuotaExceeded:
@@ -90,6 +90,7 @@ extension RPCError.Status {
             case .policyViolation: .permissionDenied
             case .notLeaderOrFollower, .notController, .fencedLeaderEpoch, .staleBrokerEpoch,
                 .outOfOrderSequenceNumber, .duplicateSequenceNumber, .invalidProducerEpoch,
+                .invalidTransactionState, .transactionCoordinatorFenced,
                 .unknownProducerID, .inconsistentVoterSet, .invalidUpdateVersion,
                 .inconsistentTopicID, .inconsistentClusterID, .ineligibleReplica,
                 .featureUpdateFailed, .invalidVoterKey:

@@ -17,6 +17,8 @@ package enum LogError: Error, Hashable, Sendable {
     case damaged(at: Offset)
     /// What was to be appended is not made of valid batches.
     case refused(RecordError)
+    /// What was to be appended does not follow on what its producer has sent.
+    case producer(ProducerError)
     /// What was to be appended does not start at the log end offset.
     case notContiguous(expected: Offset, found: Offset)
     /// What was to be appended is of an older epoch than the log's last.
@@ -36,6 +38,7 @@ extension LogError {
         switch self {
         case .offsetOutOfRange: .offsetOutOfRange
         case .refused(let error): error.code
+        case .producer(let error): error.code
         case .epochFell, .epochTooNew: .fencedLeaderEpoch
         case .notContiguous: .invalidRecord
         case .io, .offline, .corruptBatch, .missingRecords, .damaged, .inUse, .unexpectedFile,
@@ -62,6 +65,8 @@ extension LogError: CustomStringConvertible {
         case .damaged(let offset):
             "the log is damaged at offset \(offset); it must be fetched again from a replica"
         case .refused(let error):
+            "\(error)"
+        case .producer(let error):
             "\(error)"
         case .notContiguous(let expected, let found):
             "batches start at offset \(found), but the log ends at \(expected)"

@@ -100,11 +100,8 @@ import Testing
         let rules = AppendRules(
             maxBatchBytes: 1 << 20, timestamps: .append(at: 1_800_000_000_000))
         try write(try rules.apply(to: batch(.lz4)).batches, "append-time")
-        // The end of a transaction: version and type; version and the coordinator's epoch.
-        var control = RecordBatchBuilder(isControl: true, isTransactional: true)
-        control.producerID = 77
-        control.producerEpoch = 2
-        control.append(key: [0, 0, 0, 1], value: [0, 0, 0, 0, 0, 9], timestamp: 1)
-        try write(control.finish(leaderEpoch: 0), "control")
+        let control = TransactionMarker(.commit, coordinatorEpoch: 9).batch(
+            producerID: 77, producerEpoch: 2, timestamp: 1)
+        try write(control, "control")
     }
 }

@@ -231,3 +231,26 @@ private func sample(records: Int = 3) -> ByteBuffer {
         _ = try? records(buffer)
     }
 }
+
+@Test func transactionMarkersAreKafkas() throws {
+    for outcome in [TransactionMarker.Outcome.commit, .abort] {
+        let marker = TransactionMarker(outcome, coordinatorEpoch: 9)
+        let batch = marker.batch(producerID: 77, producerEpoch: 2, timestamp: 1)
+        let header = try RecordBatchHeader(batch, at: batch.readerIndex)
+        #expect(header.isControl && header.isTransactional)
+        #expect(header.producerID == 77 && header.producerEpoch == 2 && header.baseSequence == -1)
+        var reader = RecordReader(batch, includesControlBatches: true)
+        let record = try #require(try reader.next())
+        #expect(record.key == ByteBuffer(bytes: [0, 0, 0, UInt8(outcome.rawValue)]))
+        #expect(record.value == ByteBuffer(bytes: [0, 0, 0, 0, 0, 9]))
+        #expect(TransactionMarker(ofBatch: batch) == marker)
+        var longer = record
+        longer.value?.writeInteger(1 as Int16)
+        #expect(TransactionMarker(longer) == marker)
+        longer.key = ByteBuffer(bytes: [0, 0, 0, 7])
+        #expect(TransactionMarker(longer) == nil)
+        longer.key = ByteBuffer(bytes: [0, 0, 0])
+        #expect(TransactionMarker(longer) == nil)
+    }
+    #expect(TransactionMarker(ofBatch: ByteBuffer()) == nil)
+}
