@@ -15,7 +15,23 @@ extension Replica {
         }
         isFlushing = true
         needsFlush = false
-        shard.flush(opened.log.prepareFlush(), of: self, with: opened.disk.flusher)
+        let ticket = opened.log.prepareFlush()
+        flushedTo = ticket.end
+        lastIntervalFlush = shard.now
+        shard.flush(ticket, of: self, with: opened.disk.flusher)
+    }
+
+    /// Flushes after an append if the topic's policy wants that at once, or has waited for so much.
+    func flushIfDue() {
+        switch settings.flushPolicy {
+        case .commit: flushSoon()
+        case .interval:
+            guard let log else { return }
+            // A truncation takes back what was flushed, too.
+            flushedTo = min(flushedTo, log.logEndOffset)
+            if log.logEndOffset - flushedTo >= settings.flushMessages { flushSoon() }
+        case .system: break
+        }
     }
 
     func flushEnded(_ ticket: FlushTicket, _ result: Result<Void, LogError>) {

@@ -142,7 +142,11 @@ extension Replica {
         highWatermark = follower.highWatermark
         let isUnsynced =
             settings.flushPolicy == .commit && follower.durableEnd < follower.logEndOffset
-        if isUnsynced { flushSoon() }
+        if isUnsynced {
+            flushSoon()
+        } else if settings.flushPolicy == .interval {
+            flushIfDue()
+        }
         let isMoving = followStart(delivery.logStartOffset)
         return .moved(follower.position, isUnsynced: isUnsynced || isMoving)
     }

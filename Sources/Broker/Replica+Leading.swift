@@ -52,7 +52,7 @@ extension Replica {
         }
         // Last, so that an answer that needs no waiting for is not waited for.
         for (_, part) in parkedFetches { part.newsArrived() }
-        if settings.flushPolicy == .commit { flushSoon() }
+        flushIfDue()
     }
 
     private func append(

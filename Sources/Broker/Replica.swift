@@ -58,6 +58,8 @@ final class Replica: @unchecked Sendable {
     /// Followers' rounds that wait until everything below an offset is durable here.
     var flushWaiters: [(end: Offset, body: () -> Void)] = []
     var lastIntervalFlush = MonotonicTime.zero
+    /// Where the flush that began last ends.
+    var flushedTo: Offset = 0
     var startMoves = StartMoves()
     private var lastCheckpoint: LogCheckpoint?
 
@@ -92,6 +94,7 @@ final class Replica: @unchecked Sendable {
         // They may have changed since it was being opened.
         applySettings(to: log)
         lastIntervalFlush = shard.now
+        flushedTo = log.durableOffset
         self.highWatermark = max(min(highWatermark, log.logEndOffset), log.logStartOffset)
         if let assignment { take(assignment) }
     }
@@ -263,8 +266,9 @@ final class Replica: @unchecked Sendable {
         if let deadline = leader?.nextDeadline, now >= deadline {
             withLeader { $0.tick(now: now) }
         }
-        if settings.flushPolicy == .interval, now - lastIntervalFlush > settings.flushInterval {
-            lastIntervalFlush = now
+        if settings.flushPolicy == .interval, now - lastIntervalFlush > settings.flushInterval,
+            let log, log.durableOffset < log.logEndOffset
+        {
             flushSoon()
         }
     }

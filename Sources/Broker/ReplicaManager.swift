@@ -343,6 +343,7 @@ extension ReplicaSettings {
                 image.topicConfig(topic, key: .compressionType) ?? "producer"),
             segmentBytes: image.segmentBytes(topic: topic, default: defaults.segmentBytes),
             flushInterval: image.flushInterval(topic: topic, default: defaults.flushInterval),
+            flushMessages: image.flushMessages(topic: topic),
             segmentAge: image.segmentAge(topic: topic),
             retention: image.deletesOldRecords(topic: topic)
                 ? RetentionPolicy(

@@ -85,6 +85,8 @@ struct ReplicaSettings: Equatable, Sendable {
     var segmentBytes: Int
     /// The longest an append stays unflushed under `interval`.
     var flushInterval: Duration
+    /// How many records may be appended unflushed under `interval`.
+    var flushMessages = Int64.max
     /// The age at which a segment is closed.
     var segmentAge: Duration
     /// What is removed when it is old or too much; `nil` if only compaction removes anything.

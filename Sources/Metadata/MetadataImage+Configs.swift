@@ -41,6 +41,11 @@ extension MetadataImage {
         integer(topic, .flushMs).map { .milliseconds($0) } ?? fallback
     }
 
+    /// How many records may be appended unflushed under `flush.policy=interval`.
+    package func flushMessages(topic: String) -> Int64 {
+        integerOrDefault(topic, .flushMessages)
+    }
+
     /// How long records are kept; `nil` for ever.
     package func retention(topic: String) -> Duration? {
         let milliseconds = integerOrDefault(topic, .retentionMs)

@@ -5,6 +5,7 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
     case cleanupPolicy = "cleanup.policy"
     case compressionType = "compression.type"
     case deleteRetentionMs = "delete.retention.ms"
+    case flushMessages = "flush.messages"
     case flushMs = "flush.ms"
     case flushPolicy = "flush.policy"
     case maxMessageBytes = "max.message.bytes"
@@ -45,6 +46,10 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
             topic(
                 .integer(0...Int64.max, unit: milliseconds), default: "86400000",
                 "How long compaction keeps the record that says a key is deleted.")
+        case .flushMessages:
+            topic(
+                .integer(1...Int64.max), default: "9223372036854775807",
+                "How many records may be appended unflushed under flush.policy=interval.")
         case .flushMs:
             topic(
                 .integer(1...3_600_000, unit: milliseconds), default: "1000", nodeKey: "flush.ms",
@@ -54,7 +59,7 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
                 .oneOf(TopicFlushPolicy.allCases.map(\.rawValue)), default: "commit",
                 nodeKey: "flush.policy",
                 "When an append is made durable: commit (before it is acknowledged), interval (by "
-                    + "flush.ms) or os (when the system does it).")
+                    + "flush.ms and flush.messages) or os (when the system does it).")
         case .maxMessageBytes:
             topic(
                 .integer(0...Int64(Int32.max), unit: "bytes"), default: "1048588",

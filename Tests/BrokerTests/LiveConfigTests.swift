@@ -177,6 +177,28 @@ struct LiveConfigTests {
         }
     }
 
+    @Test("flush.messages decides how much stays unflushed under flush.policy=interval")
+    func flushMessages() async throws {
+        try await ReplicaCluster.run(brokers: [1]) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1])
+            set("flush.ms", "3600000", of: .topic("t"), in: cluster)
+            set("flush.messages", "3", of: .topic("t"), in: cluster)
+            set("flush.policy", "interval", of: .topic("t"), in: cluster)
+            try await cluster.eventually("it is known") {
+                let settings = try await settings(cluster)
+                return settings.flushMessages == 3 && settings.flushPolicy == .interval
+            }
+            for _ in 0..<2 { _ = try await cluster.produce(["one"], to: "t", at: 1) }
+            #expect(try await cluster.status("t", at: 1).durable == 0)
+            _ = try await cluster.produce(["one"], to: "t", at: 1)
+            try await cluster.eventually("three are flushed") {
+                try await cluster.status("t", at: 1).durable == 3
+            }
+            _ = try await cluster.produce(["one"], to: "t", at: 1)
+            #expect(try await cluster.status("t", at: 1).durable == 3)
+        }
+    }
+
     @Test("replica.lag.time.max.ms decides when a follower that is cut off leaves the ISR")
     func replicaLag() async throws {
         try await ReplicaCluster.run(maxReplicaLag: .seconds(3600)) { cluster in

@@ -25,6 +25,7 @@ import Testing
     @Test(arguments: [
         ("min.insync.replicas", "0"), ("min.insync.replicas", "two"), ("retention.ms", "-2"),
         ("segment.bytes", "1"), ("min.cleanable.dirty.ratio", "2"), ("flush.ms", "0"),
+        ("flush.messages", "0"),
         ("flush.policy", "sometimes"), ("cleanup.policy", ""),
         ("cleanup.policy", "delete,burn"), ("unclean.leader.election.enable", "yes"),
         ("compression.type", "rar"), ("max.message.bytes", "99999999999999999999"),
