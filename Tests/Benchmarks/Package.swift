@@ -30,8 +30,14 @@ let package = Package(
             dependencies: [
                 "Essentials", "CCRC32C", "CZlib", "CZstd", "CLZ4", "CSnappy", nioCore,
             ], swiftSettings: settings),
+        .target(
+            name: "Storage", dependencies: ["Essentials", "Records", nioCore],
+            swiftSettings: settings),
         .executableTarget(
             name: "RecordsBenchmark", dependencies: ["Records", "Essentials", nioCore],
             path: "Targets/RecordsBenchmark", swiftSettings: settings),
+        .executableTarget(
+            name: "StorageBenchmark", dependencies: ["Storage", "Records", "Essentials", nioCore],
+            path: "Targets/StorageBenchmark", swiftSettings: settings),
     ]
 )
