@@ -126,7 +126,7 @@ extension QuorumNode {
         case .io(let error) where error.isOutOfSpace:
             // A file that is written anew each time is no loss; the log would be believed as it is.
             return error.isFailedSync ? .storage(.io(error)) : nil
-        case .refused, .notContiguous, .epochFell, .epochTooNew:
+        case .refused, .producer, .notContiguous, .epochFell, .epochTooNew:
             // Another replica's batches were no good; the log is as it was.
             return nil
         case .corruptBatch, .missingRecords, .damaged:
