@@ -47,14 +47,18 @@ package final class BrokerNode: Sendable {
     ///
     /// - Throws: when a directory is not this broker's, its port is taken, or the cluster refuses it.
     package func start() async throws {
-        let directory = configuration.logDirectories[0]
-        let properties = try MetaProperties.check(directory, nodeID: configuration.nodeID)
+        let properties = try MetaProperties.check(
+            configuration.metadataLogDirectory, nodeID: configuration.nodeID)
+        let directories = try LogDirectorySurvey(
+            of: configuration.logDirectories, required: configuration.metadataLogDirectory,
+            nodeID: configuration.nodeID, clusterID: properties.clusterID)
         let control = controlLoops.next()
         let data = Array(dataLoops.makeIterator())
         let parts = try await control.submit { [configuration, logger] in
             try BrokerParts(
-                configuration: configuration, properties: properties, control: control,
-                data: data, logger: logger, onFailure: { [weak self] in self?.onFailure?($0) })
+                configuration: configuration, properties: properties,
+                directories: directories, control: control, data: data, logger: logger,
+                onFailure: { [weak self] in self?.onFailure?($0) })
         }.get()
         running.withLock { $0 = Running(parts: parts) }
         let server = try await RPCServer.start(

@@ -16,6 +16,7 @@ final class BrokerParts: @unchecked Sendable {
     let lifecycle: BrokerLifecycle
     private let configuration: NodeConfiguration
     private let properties: MetaProperties
+    private let directories: LogDirectorySurvey
     private let control: any EventLoop
     private let metadata: BrokerMetadata
     private let quorum: QuorumNode
@@ -24,11 +25,13 @@ final class BrokerParts: @unchecked Sendable {
     private let replicas: ReplicaManager
 
     init(
-        configuration: NodeConfiguration, properties: MetaProperties, control: any EventLoop,
-        data: [any EventLoop], logger: Logger, onFailure: @escaping @Sendable (any Error) -> Void
+        configuration: NodeConfiguration, properties: MetaProperties,
+        directories: LogDirectorySurvey, control: any EventLoop, data: [any EventLoop],
+        logger: Logger, onFailure: @escaping @Sendable (any Error) -> Void
     ) throws {
         self.configuration = configuration
         self.properties = properties
+        self.directories = directories
         self.control = control
         let metadata = BrokerMetadata(logger: logger)
         var options = QuorumNode.Options(configuration, properties: properties)
@@ -46,11 +49,17 @@ final class BrokerParts: @unchecked Sendable {
         self.controller = controller
         peers = BrokerPeers(eventLoop: data[0], logger: logger)
         replicas = try ReplicaManager(
-            options: ReplicaManager.Options(configuration, clusterID: properties.clusterID),
+            options: ReplicaManager.Options(
+                configuration, clusterID: properties.clusterID, directories: directories),
             eventLoops: data, controlLoop: control,
             alterPartition: { request in
                 try await controller.call(
                     "/millrace.internal.v1.Controller/AlterPartition", request,
+                    timeout: .seconds(5))
+            },
+            reportReplicas: { request in
+                try await controller.call(
+                    "/millrace.internal.v1.Controller/ReportReplicas", request,
                     timeout: .seconds(5))
             }, logger: logger)
         lifecycle = BrokerLifecycle(
@@ -73,10 +82,12 @@ final class BrokerParts: @unchecked Sendable {
         metadata.onFailure = fail
         metadata.onLeaderChange = { [weak controller] in controller?.leaderChanged() }
         quorum.onFailure = fail
-        replicas.disks.onFailure { path, error in
+        replicas.disks.onFailure { [weak replicas] disk, error in
             logger.critical(
-                "a log directory failed", metadata: ["path": "\(path)", "error": "\(error)"])
-            fail(error)
+                "a log directory failed",
+                metadata: ["path": "\(disk.directory.path)", "error": "\(error)"])
+            guard let replicas, replicas.disks.canGoOn else { return fail(error) }
+            replicas.diskFailed(disk, error)
         }
     }
 
@@ -114,9 +125,9 @@ final class BrokerParts: @unchecked Sendable {
     ///
     /// - Parameter port: where this broker listens, for a listener with port 0.
     func register(port: Int) async throws {
-        let request = try WireRegisterBrokerRequest(
-            configuration, clusterID: properties.clusterID, port: port,
-            previousEpoch: replicas.disks.previousBrokerEpoch)
+        let request = WireRegisterBrokerRequest(
+            configuration, clusterID: properties.clusterID, directories: registeredDirectories,
+            port: port, previousEpoch: replicas.disks.previousBrokerEpoch)
         let epoch = try await lifecycle.register(request)
         replicas.registered(epoch: epoch)
         // At once: to catch up and to open logs may take longer than a session.
@@ -136,6 +147,22 @@ final class BrokerParts: @unchecked Sendable {
         }.get()
     }
 
+    private var registeredDirectories: RegisteredDirectories {
+        let disks = replicas.disks
+        let online = Set(disks.disks.filter { !$0.hasFailed }.map(\.directory.path))
+        var ids: [String: DirectoryID] = [:]
+        for directory in directories.usable {
+            ids[directory.path] = directory.properties.directoryID
+        }
+        for directory in directories.unusable { ids[directory.path] = directory.directoryID }
+        let offline = configuration.logDirectories.filter { !online.contains($0) }
+        return RegisteredDirectories(
+            online: configuration.logDirectories.filter { online.contains($0) }
+                .compactMap { ids[$0] },
+            offline: offline.compactMap { ids[$0] },
+            missing: offline.count { ids[$0] == nil })
+    }
+
     func stop() async {
         await replicas.stop()
         peers.close()
@@ -144,15 +171,23 @@ final class BrokerParts: @unchecked Sendable {
     }
 }
 
+/// What a broker tells the controller of its log directories.
+struct RegisteredDirectories {
+    var online: [DirectoryID] = []
+    /// Those of the others whose ids are known.
+    var offline: [DirectoryID] = []
+    /// How many more there are.
+    var missing = 0
+}
+
 extension WireRegisterBrokerRequest {
     /// What a broker says of itself when its process starts: with an incarnation id of its own.
     ///
     /// - Parameter port: where it listens, for an advertised port 0.
-    /// - Throws: `MetaPropertiesError` when a log directory is not this broker's.
     init(
-        _ configuration: NodeConfiguration, clusterID: String, port: Int,
-        previousEpoch: BrokerEpoch
-    ) throws {
+        _ configuration: NodeConfiguration, clusterID: String,
+        directories: RegisteredDirectories, port: Int, previousEpoch: BrokerEpoch
+    ) {
         let advertised = configuration.advertisedListener
         self.init()
         self.clusterID = clusterID
@@ -162,11 +197,9 @@ extension WireRegisterBrokerRequest {
         self.port = Int32(clamping: advertised.port == 0 ? port : advertised.port)
         rack = configuration.rack ?? ""
         // Of all of them: a directory that the controller misses counts as lost, with all its logs.
-        logDirectoryIds = try configuration.logDirectories.map { directory in
-            let properties = try MetaProperties.check(
-                directory, nodeID: configuration.nodeID, clusterID: clusterID)
-            return Data(properties.directoryID.bytes)
-        }
+        logDirectoryIds = directories.online.map { Data($0.bytes) }
+        offlineLogDirectoryIds = directories.offline.map { Data($0.bytes) }
+        missingLogDirectories = Int32(clamping: directories.missing)
         previousBrokerEpoch = previousEpoch.rawValue
         minFeatureLevel = MetadataFeatures.supported.lowerBound
         maxFeatureLevel = MetadataFeatures.supported.upperBound
@@ -174,10 +207,14 @@ extension WireRegisterBrokerRequest {
 }
 
 extension ReplicaManager.Options {
-    init(_ configuration: NodeConfiguration, clusterID: String) {
+    init(
+        _ configuration: NodeConfiguration, clusterID: String, directories: LogDirectorySurvey
+    ) {
         self.init(
             clusterID: clusterID, nodeID: configuration.nodeID,
-            logDirectories: configuration.logDirectories)
+            logDirectories: directories.usable.map(\.path))
+        unusableDirectories = directories.unusable
+        requiredDirectory = configuration.metadataLogDirectory
         maxReplicaLag = configuration.replicaLagTimeMax
         maxFetchWait = configuration.replicaFetchMaxWait
         maxFetchBytes = configuration.replicaFetchResponseMaxBytes

@@ -2,6 +2,7 @@ import DequeModule
 import Essentials
 import Logging
 import NIOCore
+import Protocol
 import RPC
 import Replication
 import Storage
@@ -25,8 +26,10 @@ final class Replica: @unchecked Sendable {
     /// Not both; neither while idle, opening, offline or closed.
     var leader: PartitionLeader?
     var follower: PartitionFollower?
-    /// Why the replica cannot be used until the broker restarts.
-    var offlineReason: String?
+    /// Why the replica cannot be used, as the controller is told.
+    private(set) var offlineReason: String?
+    /// Committed records are known to be missing or bad, which is why it is offline.
+    private(set) var isDamaged = false
     var isClosed = false
     /// Closed because the partition is not this broker's any more, not because the broker stops.
     var isRemoved = false
@@ -96,18 +99,43 @@ final class Replica: @unchecked Sendable {
         lastIntervalFlush = shard.now
         flushedTo = log.durableOffset
         self.highWatermark = max(min(highWatermark, log.logEndOffset), log.logStartOffset)
+        if offlineReason != nil {
+            offlineReason = nil
+            isDamaged = false
+            environment.logger.info(
+                "replica online again", metadata: ["partition": "\(name)"])
+            environment.reports.report(id, .online)
+        }
         if let assignment { take(assignment) }
     }
 
-    /// Takes the replica, and it alone, out of service.
-    func goOffline(_ reason: String) {
+    /// Takes the replica, and it alone, out of service, and has the controller told.
+    func goOffline(_ reason: String, isDamaged: Bool = false) {
         eventLoop.preconditionInEventLoop()
-        guard offlineReason == nil, !isClosed else { return }
+        guard !isClosed, offlineReason == nil || (isDamaged && !self.isDamaged) else { return }
         offlineReason = reason
+        self.isDamaged = isDamaged
         environment.logger.error(
             "replica offline: its log cannot be used",
             metadata: ["partition": "\(name)", "reason": "\(reason)"])
-        leaveRole(.kafkaStorageError)
+        leaveRole()
+        reportOutage()
+    }
+
+    private func reportOutage() {
+        environment.reports.report(id, isDamaged ? .damaged : .offline)
+    }
+
+    /// A controller that knows less than was reported, as after a change of controllers it may, is told
+    /// again.
+    private func offlineAndAssigned(_ assignment: PartitionAssignment) {
+        let local = environment.nodeID
+        let isElsewhere = assignment.leader != nil && assignment.leader != local
+        if assignment.leader == local || assignment.isr.contains(local)
+            || (isDamaged && isElsewhere && assignment.eligibleLeaderReplicas.contains(local))
+        {
+            reportOutage()
+        }
     }
 
     /// Ends all service; the log is the caller's to close or delete.
@@ -115,7 +143,7 @@ final class Replica: @unchecked Sendable {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return nil }
         isClosed = true
-        leaveRole(.unknownTopicOrPartition)
+        leaveRole()
         shard.remove(self)
         defer { opened = nil }
         return opened
@@ -136,7 +164,8 @@ final class Replica: @unchecked Sendable {
         if let log { applySettings(to: log) }
         let old = assignment
         assignment = newAssignment
-        guard log != nil, offlineReason == nil else { return }
+        guard offlineReason == nil else { return offlineAndAssigned(newAssignment) }
+        guard log != nil else { return }
         if let old, old.leaderEpoch == newAssignment.leaderEpoch, leader != nil {
             standingChanged()
             withLeader { $0.apply(newAssignment, now: shard.now) }
@@ -170,8 +199,8 @@ final class Replica: @unchecked Sendable {
 
     /// Leaves one leader epoch and begins the next.
     private func take(_ assignment: PartitionAssignment) {
-        guard let log else { return }
-        leaveRole(.notLeaderOrFollower)
+        guard let log, offlineReason == nil else { return }
+        leaveRole()
         // An image older than the log: this broker has seen a later epoch and will again.
         guard log.latestEpoch <= assignment.leaderEpoch else { return }
         if assignment.leader == environment.nodeID {
@@ -217,7 +246,7 @@ final class Replica: @unchecked Sendable {
     }
 
     /// Ends the present role; whoever waits on it hears so.
-    private func leaveRole(_ reason: ErrorCode) {
+    private func leaveRole() {
         if let leader { highWatermark = leader.highWatermark }
         if let follower {
             highWatermark = follower.highWatermark

@@ -12,13 +12,19 @@ final class ReplicaDisk: Sendable {
         self.directory = directory
         flusher = LogFlusher()
     }
+
+    var hasFailed: Bool { directory.health.failure != nil }
 }
 
 /// The log directories of a broker.
 ///
 /// Any thread; what touches the disk blocks and belongs on a storage thread.
 final class ReplicaDisks: Sendable {
+    /// Those that could be opened; some may have failed since.
     let disks: [ReplicaDisk]
+    /// Those that could not.
+    let unusable: [LogDirectorySurvey.Unusable]
+    private let required: String?
     private let logger: Logger
     // A lock, because logs are opened on several threads; held for look-ups only.
     private let placement: Mutex<Placement>
@@ -28,65 +34,117 @@ final class ReplicaDisks: Sendable {
         var disk: [PartitionFolder: Int] = [:]
         /// How many folders are on each.
         var counts: [Int]
+        /// All the disks on which a partition has a folder, where it has more than one.
+        var copies: [PartitionFolder: [Int]] = [:]
     }
 
-    /// Opens and locks every directory.
+    /// Opens and locks every directory, but for those whose disks are broken.
     ///
-    /// - Throws: the first directory's failure: a start without a disk has to be wanted.
+    /// - Parameters:
+    ///   - unusable: directories that are known to be out of use.
+    ///   - required: the directory that this broker can't do without.
+    /// - Throws: when a directory is in use by another process, when the required one can't be used, and
+    ///   when none can.
     init(
-        paths: [String], fileSystem: any FileSystem = .local, logger: Logger
+        paths: [String], unusable: [LogDirectorySurvey.Unusable] = [], required: String? = nil,
+        fileSystem: any FileSystem = .local, logger: Logger
     ) throws(LogError) {
         var disks: [ReplicaDisk] = []
+        var unusable = unusable
         var placement = Placement(counts: [])
+        var first: LogError?
         for path in paths {
-            let directory = try LogDirectory.open(path, fileSystem: fileSystem)
-            for folder in try directory.partitionFolders() {
-                placement.disk[folder] = disks.count
-            }
             do throws(LogError) {
-                try directory.forgetDeleted()
+                let (directory, folders) = try Self.open(path, fileSystem, logger)
+                for folder in folders {
+                    if let other = placement.disk[folder] {
+                        placement.copies[folder, default: [other]].append(disks.count)
+                    } else {
+                        placement.disk[folder] = disks.count
+                    }
+                }
+                disks.append(ReplicaDisk(directory: directory))
             } catch {
-                // Here it is forgotten, and there may be room when their files are removed.
-                guard case .io(let cause) = error, cause.isOutOfSpace else { throw error }
-                logger.warning(
-                    "cannot note that logs are deleted",
-                    metadata: ["directory": "\(path)", "error": "\(error)"])
+                guard error.isOfOneDisk, path != required else { throw error }
+                first = first ?? error
+                unusable.append(LogDirectorySurvey.Unusable(path: path, reason: "\(error)"))
             }
-            disks.append(ReplicaDisk(directory: directory))
-            placement.counts.append(placement.disk.values.count { $0 == disks.count - 1 })
         }
+        if disks.isEmpty, let first { throw first }
         invariant(!disks.isEmpty, "a broker needs a log directory")
+        for directory in unusable {
+            logger.critical(
+                "a log directory can't be used; its replicas are offline",
+                metadata: ["path": "\(directory.path)", "reason": "\(directory.reason)"])
+        }
+        placement.counts = disks.indices.map { index in
+            placement.disk.values.count { $0 == index }
+        }
         self.disks = disks
+        self.unusable = unusable
+        self.required = required
         self.logger = logger
         self.placement = Mutex(placement)
     }
 
+    private static func open(
+        _ path: String, _ fileSystem: any FileSystem, _ logger: Logger
+    ) throws(LogError) -> (LogDirectory, [PartitionFolder]) {
+        let directory = try LogDirectory.open(path, fileSystem: fileSystem)
+        let folders = try directory.partitionFolders()
+        do throws(LogError) {
+            try directory.forgetDeleted()
+        } catch {
+            // Here it is forgotten, and there may be room when their files are removed.
+            guard case .io(let cause) = error, cause.isOutOfSpace else { throw error }
+            logger.warning(
+                "cannot note that logs are deleted",
+                metadata: ["directory": "\(path)", "error": "\(error)"])
+        }
+        return (directory, folders)
+    }
+
     /// Calls `body` once for each log directory that fails, on the thread that finds it out.
-    func onFailure(_ body: @escaping @Sendable (String, LogError) -> Void) {
+    func onFailure(_ body: @escaping @Sendable (ReplicaDisk, LogError) -> Void) {
         for disk in disks {
-            disk.directory.health.onFailure { error in body(disk.directory.path, error) }
+            disk.directory.health.onFailure { error in body(disk, error) }
         }
     }
 
-    /// What the last process proved when it stopped in order; `none` if it did not, in any directory.
+    /// Whether the broker can go on: not without the directory that it needs, nor without any.
+    var canGoOn: Bool {
+        disks.contains { !$0.hasFailed }
+            && disks.allSatisfy { !$0.hasFailed || $0.directory.path != required }
+    }
+
+    /// What the last process proved when it stopped in order; `none` if it did not.
+    ///
+    /// Every directory that is open has to bear the mark of a clean stop. One that had been out of use
+    /// since an earlier stop bears an older one, and is as it was then: its replicas were offline, and
+    /// were reported so, in between.
     var previousBrokerEpoch: BrokerEpoch {
-        let epochs = disks.map {
-            $0.directory.wasCleanShutdown ? $0.directory.lastBrokerEpoch : nil
+        var last = BrokerEpoch.none
+        for disk in disks {
+            guard disk.directory.wasCleanShutdown, let epoch = disk.directory.lastBrokerEpoch else {
+                return .none
+            }
+            last = max(last, epoch)
         }
-        guard let first = epochs.first ?? nil, epochs.allSatisfy({ $0 == first }) else {
-            return .none
-        }
-        return first
+        return last
     }
 
     /// Opens the log of a partition, or makes it; one of another topic's id has to make way.
     ///
+    /// - Parameter mayCreate: whether the log may be new; if not it is somewhere, and if not here then
+    ///   in a directory that can't be used.
     /// - Throws: also when there should be records and they are not there, or not certainly this
     ///   topic's: in a new log in their place the loss would go unnoticed.
     func openLog(
-        _ folder: PartitionFolder, topicID: TopicID, config: LogConfig
+        _ folder: PartitionFolder, topicID: TopicID, brokerEpoch: BrokerEpoch = .none,
+        config: LogConfig, mayCreate: Bool = true
     ) throws(LogError) -> (log: Log, disk: ReplicaDisk, report: RecoveryReport?) {
         if let disk = existing(folder) {
+            try disk.directory.health.check()
             switch try disk.directory.topicID(of: folder.name) {
             case topicID?:
                 let (log, report) = try disk.directory.openLog(folder.name, config: config)
@@ -100,12 +158,16 @@ final class ReplicaDisks: Sendable {
                 }
             }
         }
-        for disk in disks {
+        guard mayCreate else {
+            throw .offline("it is in none of the log directories that can be used")
+        }
+        for disk in disks where !disk.hasFailed {
             let highWatermark = disk.directory.checkpoint(of: folder.name).highWatermark
             if highWatermark > 0 { throw .missingRecords(from: 0, to: highWatermark) }
         }
         let disk = existing(folder) ?? place(folder)
-        let log = try disk.directory.createLog(folder, topicID: topicID, config: config)
+        let log = try disk.directory.createLog(
+            folder, topicID: topicID, brokerEpoch: brokerEpoch, config: config)
         return (log, disk, nil)
     }
 
@@ -113,11 +175,23 @@ final class ReplicaDisks: Sendable {
         placement.withLock { $0.disk[folder] }.map { disks[$0] }
     }
 
+    /// Chooses a directory for a new log: the one with the fewest, and of those the one with the most
+    /// free space; while there are others, none that is nearly full.
     private func place(_ folder: PartitionFolder) -> ReplicaDisk {
+        // Without the lock, since it asks the file systems.
+        let spaces = disks.map { disk in
+            disk.hasFailed ? nil : try? disk.directory.fileSystem.space(at: disk.directory.path)
+        }
         let index = placement.withLock { placement in
             let index =
-                placement.counts.indices.filter { disks[$0].directory.health.failure == nil }
-                .min { placement.counts[$0] < placement.counts[$1] } ?? 0
+                disks.indices.filter { !disks[$0].hasFailed }.min { left, right in
+                    let isFull = (spaces[left]?.isScarce ?? false, spaces[right]?.isScarce ?? false)
+                    let free = (spaces[left]?.free ?? 0, spaces[right]?.free ?? 0)
+                    if isFull.0 != isFull.1 { return isFull.1 }
+                    let counts = (placement.counts[left], placement.counts[right])
+                    if counts.0 != counts.1, !isFull.0 { return counts.0 < counts.1 }
+                    return free.0 > free.1
+                } ?? 0
             placement.disk[folder] = index
             placement.counts[index] += 1
             return index
@@ -136,6 +210,8 @@ final class ReplicaDisks: Sendable {
 
     /// Deletes an open log.
     func delete(_ log: Log, folder: PartitionFolder, on disk: ReplicaDisk) throws(LogError) {
+        // Of a failed disk this broker has no more use: the next start finds what is left there.
+        defer { if disk.hasFailed { forget(folder) } }
         let leftover = try disk.directory.deleteLog(log)
         forget(folder)
         try disk.directory.removeDeleted(leftover)
@@ -144,6 +220,7 @@ final class ReplicaDisks: Sendable {
     /// Deletes a log that is not open, unless it may be another topic's.
     func deleteUnopened(_ folder: PartitionFolder, topicID: TopicID) throws(LogError) {
         guard let disk = existing(folder) else { return }
+        guard !disk.hasFailed else { return forget(folder) }
         switch try disk.directory.topicID(of: folder.name) {
         case topicID?: try delete(folder, of: disk)
         case .some: break
@@ -163,6 +240,16 @@ final class ReplicaDisks: Sendable {
     ///
     /// Before any log is opened, lest a topic of the same name is given the folder meanwhile.
     func deleteStrays(isAssigned: (TopicPartition) -> Bool) {
+        let copies = placement.withLock { placement in
+            defer { placement.copies = [:] }
+            return placement.copies
+        }
+        for (folder, indices) in copies {
+            let isWanted = { (topic: TopicID) in
+                isAssigned(TopicPartition(topic: topic, partition: folder.partition))
+            }
+            choose(of: indices, folder, isWanted: isWanted)
+        }
         for disk in disks {
             let folders = placement.withLock { placement in
                 placement.disk.keys.filter { disks[placement.disk[$0] ?? 0] === disk }.sorted()
@@ -183,6 +270,56 @@ final class ReplicaDisks: Sendable {
                             "path": "\(disk.directory.path)/\(folder.name)", "error": "\(error)",
                         ])
                 }
+            }
+        }
+    }
+
+    /// Decides which of several copies of a log counts, and deletes the others.
+    ///
+    /// There are several when a directory was out of use, and the log was made anew elsewhere meanwhile;
+    /// or when a crash cut a move short between its two renames.
+    private func choose(of indices: [Int], _ folder: PartitionFolder, isWanted: (TopicID) -> Bool) {
+        var found: [(index: Int, order: LogCopyOrder, isWanted: Bool)] = []
+        for index in indices {
+            let directory = disks[index].directory
+            do throws(LogError) {
+                if let topic = try directory.topicID(of: folder.name),
+                    let order = try directory.copyOrder(of: folder.name)
+                {
+                    found.append((index, order, isWanted(topic)))
+                    continue
+                }
+            } catch {
+                logger.error(
+                    "cannot tell whose log this is",
+                    metadata: ["path": "\(directory.path)/\(folder.name)", "error": "\(error)"])
+            }
+        }
+        let wanted = found.filter(\.isWanted)
+        guard let winner = wanted.max(by: { $0.order < $1.order }) ?? found.first else { return }
+        placement.withLock { placement in
+            if let old = placement.disk.updateValue(winner.index, forKey: folder) {
+                placement.counts[old] -= 1
+            }
+            placement.counts[winner.index] += 1
+        }
+        // The winner is a stray like any other if it isn't wanted. Of two of the same order nobody can
+        // tell: one is used, and the other left for a person.
+        for copy in found where copy.index != winner.index {
+            guard !copy.isWanted || copy.order < winner.order else { continue }
+            let directory = disks[copy.index].directory
+            logger.warning(
+                "deleting an older copy of a log",
+                metadata: [
+                    "path": "\(directory.path)/\(folder.name)",
+                    "instead": "\(disks[winner.index].directory.path)",
+                ])
+            do throws(LogError) {
+                _ = try directory.deleteLog(inFolder: folder.name)
+            } catch {
+                logger.error(
+                    "cannot delete an older copy of a log",
+                    metadata: ["path": "\(directory.path)/\(folder.name)", "error": "\(error)"])
             }
         }
     }
@@ -218,6 +355,11 @@ final class ReplicaDisks: Sendable {
     func close(clean: Bool, brokerEpoch: BrokerEpoch) {
         for disk in disks {
             disk.flusher.stop()
+            if let failure = disk.directory.health.failure {
+                logger.warning(
+                    "a log directory failed and is left as it is",
+                    metadata: ["directory": "\(disk.directory.path)", "error": "\(failure)"])
+            }
             do throws(LogError) {
                 try disk.directory.close(clean: clean, brokerEpoch: brokerEpoch)
             } catch {
@@ -225,6 +367,17 @@ final class ReplicaDisks: Sendable {
                     "a log directory could not be closed in order",
                     metadata: ["directory": "\(disk.directory.path)", "error": "\(error)"])
             }
+        }
+    }
+}
+
+extension LogError {
+    /// Whether other directories may be all right.
+    fileprivate var isOfOneDisk: Bool {
+        switch self {
+        case .io(let error): error.isOfOneDisk
+        case .offline: true
+        default: false
         }
     }
 }

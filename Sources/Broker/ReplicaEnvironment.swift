@@ -7,6 +7,7 @@ final class ReplicaEnvironment: Sendable {
     let nodeID: NodeID
     let fetchers: ReplicaFetchers
     let proposals: ReplicaProposals
+    let reports: ReplicaReports
     /// How long the files of removed records stay.
     let fileDeleteDelay: Duration
     let logger: Logger
@@ -14,13 +15,14 @@ final class ReplicaEnvironment: Sendable {
 
     init(
         nodeID: NodeID, fetchers: ReplicaFetchers, proposals: ReplicaProposals,
-        pool: NIOThreadPool, fileDeleteDelay: Duration, logger: Logger
+        reports: ReplicaReports, pool: NIOThreadPool, fileDeleteDelay: Duration, logger: Logger
     ) {
         self.pool = pool
         self.fileDeleteDelay = fileDeleteDelay
         self.nodeID = nodeID
         self.fetchers = fetchers
         self.proposals = proposals
+        self.reports = reports
         self.logger = logger
     }
 

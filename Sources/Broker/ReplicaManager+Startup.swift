@@ -16,11 +16,18 @@ extension ReplicaManager {
         case done
     }
 
-    /// Whether every log that the first image assigns here was opened, or can't be; control loop only.
+    /// Whether every log that the first image assigns here was opened, or can't be and the controller
+    /// knows; control loop only.
     ///
     /// A broker that serves before that would be given partitions to lead that it does not have yet.
     var isReady: Bool {
-        if case .done = startup { initialOpenings.isEmpty } else { false }
+        // What fails later is no reason to look as if this broker had only started.
+        if wasReady { return true }
+        guard case .done = startup, initialOpenings.isEmpty, environment.reports.isSettled else {
+            return false
+        }
+        wasReady = true
+        return true
     }
 
     /// Deletes what `image` does not assign here, and then brings the replicas to life.
@@ -43,6 +50,8 @@ extension ReplicaManager {
             return start(with: newest)
         }
         startup = .done
+        // What is in none of the directories is taken to be in one that can't be used.
+        if !disks.unusable.isEmpty { assignedBefore = Set(newest.partitions(on: broker)) }
         onPool { [disks] in disks.removeLeftovers() }
         update(to: newest, MetadataDelta(), isFirst: true)
     }

@@ -18,18 +18,26 @@ extension ReplicaManager {
         folders[folder] = replica.id
         var config = LogConfig()
         config.segmentBytes = replica.initialSettings.segmentBytes
+        let mayCreate = !assignedBefore.contains(replica.id)
+        let epoch = brokerEpoch
         onPool { [self, disks, config] in
             let result: Result<(OpenedLog, Offset), LogError>
             do throws(LogError) {
                 // What is not open yet when the broker stops need not be opened to be closed.
                 guard !openings.isStopping else { throw .closed }
                 let (log, disk, report) = try disks.openLog(
-                    folder, topicID: replica.id.topic, config: config)
+                    folder, topicID: replica.id.topic, brokerEpoch: epoch, config: config,
+                    mayCreate: mayCreate)
                 note(report, of: folder)
                 if case .damaged(let offset, let error)? = report?.outcome {
                     // In order, too: the damage has a mark of its own.
                     try disk.directory.closeLog(log)
-                    throw LogError.offline("damaged at offset \(offset): \(error)")
+                    logger.error(
+                        "a log is damaged",
+                        metadata: [
+                            "partition": "\(folder)", "offset": "\(offset)", "error": "\(error)",
+                        ])
+                    throw LogError.damaged(at: offset)
                 }
                 result = .success(
                     (
@@ -55,7 +63,8 @@ extension ReplicaManager {
     }
 
     private func opened(_ replica: Replica, _ result: Result<(OpenedLog, Offset), LogError>) {
-        openingEnded(replica.id)
+        // Last: the broker is not ready before what it has to report is known.
+        defer { openingEnded(replica.id) }
         switch result {
         case .success((let opened, let highWatermark)):
             if replica.isRemoved {
@@ -80,9 +89,13 @@ extension ReplicaManager {
             }
             defer { openings.end() }
             guard !replica.isClosed, !openings.isStopping else { return }
-            if case .io = error {
+            switch error {
+            case .io:
                 openAgain(replica, after: error)
-            } else {
+                replica.goOffline("\(error)")
+            case .damaged:
+                replica.goOffline("\(error)", isDamaged: true)
+            default:
                 replica.goOffline("\(error)")
             }
         }
@@ -97,6 +110,17 @@ extension ReplicaManager {
             guard !replica.isClosed else { return }
             replica.hasFailedToOpen = false
             controlLoop.execute { [self] in open(replica) }
+        }
+    }
+
+    /// Takes every replica on a log directory that has failed out of service; any thread.
+    func diskFailed(_ disk: ReplicaDisk, _ error: LogError) {
+        for shard in shards {
+            shard.eventLoop.execute {
+                for replica in shard.replicas.values where replica.opened?.disk === disk {
+                    replica.goOffline("\(error)")
+                }
+            }
         }
     }
 
@@ -192,6 +216,12 @@ extension ReplicaManager {
         guard isFirst else { return }
         openings.stop()
         environment.fetchers.close()
+        await withCheckedContinuation { continuation in
+            controlLoop.execute { [self] in
+                environment.reports.close()
+                continuation.resume()
+            }
+        }
         for shard in shards {
             let logs = await withCheckedContinuation { continuation in
                 shard.eventLoop.execute { continuation.resume(returning: shard.closeAll()) }
@@ -209,7 +239,9 @@ extension ReplicaManager {
         try? await pool.shutdownGracefully()
     }
 
-    private func close(_ logs: [(opened: OpenedLog, highWatermark: Offset)]) async {
+    private func close(_ all: [(opened: OpenedLog, highWatermark: Offset)]) async {
+        // With a failed directory nothing is left in order.
+        let logs = all.filter { !$0.opened.disk.hasFailed }
         await withCheckedContinuation { continuation in
             pool.submit { [self] _ in
                 for (opened, _) in logs {
@@ -218,7 +250,7 @@ extension ReplicaManager {
                     }
                 }
                 // Only now may high watermarks be noted in full: all below them is durable.
-                for disk in disks.disks {
+                for disk in disks.disks where !disk.hasFailed {
                     var checkpoints: [String: LogCheckpoint] = [:]
                     for (opened, highWatermark) in logs where opened.disk === disk {
                         checkpoints[opened.log.folder] =

@@ -22,6 +22,10 @@ final class ReplicaManager: @unchecked Sendable {
         var nodeID: NodeID
         /// The `log.dirs`: new partitions go to the one with the fewest.
         var logDirectories: [String]
+        /// Others that are configured and can't be used.
+        var unusableDirectories: [LogDirectorySurvey.Unusable] = []
+        /// The one of them that the broker can't do without.
+        var requiredDirectory: String?
         /// How long a follower may lag (`replica.lag.time.max.ms`).
         var maxReplicaLag = Duration.seconds(30)
         /// How long a fetch waits for news (`replica.fetch.wait.max.ms`).
@@ -68,6 +72,9 @@ final class ReplicaManager: @unchecked Sendable {
     var startup = Startup.new
     /// Those of the first image that are still being opened.
     var initialOpenings: Set<TopicPartition> = []
+    /// Logs that exist, if perhaps in a directory that can't be used now: they are never made anew.
+    var assignedBefore: Set<TopicPartition> = []
+    var wasReady = false
     private var settings: BrokerSettings
     /// Which partition a folder belongs to, until it is deleted.
     var folders: [PartitionFolder: TopicPartition] = [:]
@@ -90,10 +97,13 @@ final class ReplicaManager: @unchecked Sendable {
     /// Opens the log directories.
     ///
     /// - Throws: `LogError` when a directory is another's, in use, or cannot be used at all.
-    /// - Parameter alterPartition: takes a request to the active controller.
+    /// - Parameters:
+    ///   - alterPartition: takes a request to the active controller.
+    ///   - reportReplicas: takes another kind there.
     init(
-        options: Options, eventLoops: [any EventLoop], controlLoop: any EventLoop,
-        alterPartition: @escaping ReplicaProposals.Send, logger: Logger
+        options: Options, fileSystem: any FileSystem = .local, eventLoops: [any EventLoop],
+        controlLoop: any EventLoop, alterPartition: @escaping ReplicaProposals.Send,
+        reportReplicas: @escaping ReplicaReports.Send, logger: Logger
     ) throws(LogError) {
         invariant(!eventLoops.isEmpty, "a broker needs a data event loop")
         let brokerEpoch = BrokerEpochBox()
@@ -104,7 +114,9 @@ final class ReplicaManager: @unchecked Sendable {
         self.index = index
         settings = BrokerSettings(options)
         brokerEpochBox = brokerEpoch
-        disks = try ReplicaDisks(paths: options.logDirectories, logger: logger)
+        disks = try ReplicaDisks(
+            paths: options.logDirectories, unusable: options.unusableDirectories,
+            required: options.requiredDirectory, fileSystem: fileSystem, logger: logger)
         pool = NIOThreadPool(numberOfThreads: max(1, options.storageThreads))
         shards = eventLoops.map {
             ReplicaShard(eventLoop: $0, maxReplicaLag: options.maxReplicaLag)
@@ -121,6 +133,9 @@ final class ReplicaManager: @unchecked Sendable {
             proposals: ReplicaProposals(
                 nodeID: options.nodeID, brokerEpoch: currentEpoch, send: alterPartition,
                 logger: logger),
+            reports: ReplicaReports(
+                nodeID: options.nodeID, eventLoop: controlLoop, brokerEpoch: currentEpoch,
+                send: reportReplicas, logger: logger),
             pool: pool, fileDeleteDelay: options.fileDeleteDelay, logger: logger)
         service = ReplicaFetchService(clusterID: options.clusterID) { id in
             index.value.withLock { $0.byID[id] }
@@ -298,6 +313,8 @@ final class ReplicaManager: @unchecked Sendable {
         }
         if waitingForFolder[replica.folder] === replica { waitingForFolder[replica.folder] = nil }
         logger.info("deleting a replica", metadata: ["partition": "\(replica.name)"])
+        environment.reports.forget(replica.id)
+        assignedBefore.remove(replica.id)
         guard openings.begin() else { return }
         replica.eventLoop.execute { [self] in
             replica.isRemoved = true

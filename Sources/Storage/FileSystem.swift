@@ -20,8 +20,29 @@ package protocol FileSystem: Sendable {
     func removeDirectory(_ path: String) throws(FileError)
     /// Makes the directory's entries durable: files made, renamed and removed.
     func syncDirectory(_ path: String) throws(FileError)
+    /// How much room there is where `path` is; `nil` where that is not known.
+    func space(at path: String) throws(FileError) -> FileSystemSpace?
     /// Locks the file, making it if need be; `nil` while another process, or lock, holds it.
     func lock(_ path: String) throws(FileError) -> (any FileLock)?
+}
+
+/// The room of a file system, in bytes.
+package struct FileSystemSpace: Hashable, Sendable {
+    /// What this process may still use.
+    package var free: Int
+    package var total: Int
+
+    package init(free: Int, total: Int) {
+        self.free = free
+        self.total = total
+    }
+
+    /// Whether less than a twentieth is left.
+    package var isScarce: Bool { free < total / 20 }
+}
+
+extension FileSystem {
+    package func space(at path: String) throws(FileError) -> FileSystemSpace? { nil }
 }
 
 /// How a file is opened.

@@ -88,6 +88,19 @@ package struct LocalFileSystem: FileSystem {
         try call("sync", path) { fsync(descriptor) }
     }
 
+    package func space(at path: String) throws(FileError) -> FileSystemSpace? {
+        var figures = statvfs()
+        guard statvfs(path, &figures) == 0 else {
+            throw FileError("look at the file system of", path, code: errno)
+        }
+        let block = Int(clamping: figures.f_frsize)
+        let free = Int(clamping: figures.f_bavail).multipliedReportingOverflow(by: block)
+        let total = Int(clamping: figures.f_blocks).multipliedReportingOverflow(by: block)
+        return FileSystemSpace(
+            free: free.overflow ? .max : free.partialValue,
+            total: total.overflow ? .max : total.partialValue)
+    }
+
     package func lock(_ path: String) throws(FileError) -> (any FileLock)? {
         let descriptor = try call("open", path) {
             Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)

@@ -145,8 +145,11 @@ package final class LogDirectory: LogCheckpointStore {
     }
 
     /// Makes the folder of a new log, with the id of the topic it belongs to, and opens it.
+    ///
+    /// - Parameter brokerEpoch: the registration under which it is made; see `copyOrder`.
     package func createLog(
-        _ folder: PartitionFolder, topicID: TopicID, config: LogConfig = LogConfig()
+        _ folder: PartitionFolder, topicID: TopicID, brokerEpoch: BrokerEpoch = .none,
+        config: LogConfig = LogConfig()
     ) throws(LogError) -> Log {
         let directory = "\(path)/\(folder.name)"
         try checkIsPartition(folder.name)
@@ -154,7 +157,7 @@ package final class LogDirectory: LogCheckpointStore {
             try fileSystem.makeDirectories(directory)
             try fileSystem.replaceFile(
                 PartitionMetadata.fileName, in: directory,
-                with: PartitionMetadata(topicID: topicID).encoded)
+                with: PartitionMetadata(topicID: topicID, brokerEpoch: brokerEpoch).encoded)
         }
         try forget(folder.name)
         return try openLog(folder.name, config: config).0
@@ -168,9 +171,24 @@ package final class LogDirectory: LogCheckpointStore {
 
     /// The topic that the log in `folder` belongs to; `nil` when its file is missing or no good.
     package func topicID(of folder: String) throws(LogError) -> TopicID? {
+        try metadata(of: folder)?.topicID
+    }
+
+    /// Which of several copies of a partition's log counts, in several directories of a broker: the one
+    /// whose order is the highest. `nil` when that can't be told.
+    ///
+    /// A log that was made under a later registration of the broker is newer: its directory could not
+    /// be used when the broker registered, or was not the broker's.
+    package func copyOrder(of folder: String) throws(LogError) -> LogCopyOrder? {
+        try metadata(of: folder).map {
+            LogCopyOrder(brokerEpoch: $0.brokerEpoch, moves: $0.moves)
+        }
+    }
+
+    private func metadata(of folder: String) throws(LogError) -> PartitionMetadata? {
         try io { () throws(FileError) in
             try fileSystem.readFile("\(path)/\(folder)/\(PartitionMetadata.fileName)")
-        }.flatMap { PartitionMetadata(decoding: $0)?.topicID }
+        }.flatMap { PartitionMetadata(decoding: $0) }
     }
 
     /// Whether a folder holds records, whatever else may be missing from it or be no good.

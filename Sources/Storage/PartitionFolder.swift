@@ -1,4 +1,4 @@
-import Essentials
+package import Essentials
 
 /// The folder of one partition's log, named `topic-partition`.
 package struct PartitionFolder: Hashable, Sendable {
@@ -37,20 +37,44 @@ struct PartitionMetadata: Equatable {
     static let fileName = "partition.metadata"
 
     var topicID: TopicID
+    /// The registration of the broker under which the log was made; `none` where that is not known.
+    var brokerEpoch = BrokerEpoch.none
+    /// How often it was moved from one directory to another since.
+    var moves: Int64 = 0
 
-    init(topicID: TopicID) {
+    init(topicID: TopicID, brokerEpoch: BrokerEpoch = .none, moves: Int64 = 0) {
         self.topicID = topicID
+        self.brokerEpoch = brokerEpoch
+        self.moves = moves
     }
 
-    var encoded: [UInt8] { Array("version: 0\ntopic_id: \(topicID)\n".utf8) }
+    var encoded: [UInt8] {
+        var text = "version: 0\ntopic_id: \(topicID)\n"
+        if brokerEpoch != .none { text += "broker_epoch: \(brokerEpoch)\n" }
+        if moves > 0 { text += "moves: \(moves)\n" }
+        return Array(text.utf8)
+    }
 
     init?(decoding bytes: [UInt8]) {
-        let key = "topic_id: "
         let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n")
+        func value(_ key: String) -> Substring? {
+            lines.dropFirst().first { $0.hasPrefix(key) }?.dropFirst(key.count)
+        }
         guard lines.first == "version: 0",
-            let id = lines.dropFirst().first(where: { $0.hasPrefix(key) }),
-            let topicID = TopicID(String(id.dropFirst(key.count)))
+            let topicID = value("topic_id: ").flatMap({ TopicID(String($0)) })
         else { return nil }
         self.topicID = topicID
+        brokerEpoch = value("broker_epoch: ").flatMap { Int64($0) }.map { BrokerEpoch($0) } ?? .none
+        moves = max(0, value("moves: ").flatMap { Int64($0) } ?? 0)
+    }
+}
+
+/// The order of a log's copies; see `LogDirectory.copyOrder`.
+package struct LogCopyOrder: Comparable, Sendable {
+    package var brokerEpoch: BrokerEpoch
+    package var moves: Int64
+
+    package static func < (left: LogCopyOrder, right: LogCopyOrder) -> Bool {
+        (left.brokerEpoch, left.moves) < (right.brokerEpoch, right.moves)
     }
 }

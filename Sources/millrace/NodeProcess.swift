@@ -77,7 +77,22 @@ struct NodeProcess {
 
     private func checkDirectories() throws {
         var clusterID: String?
-        for directory in configuration.allDirectories {
+        var directories = configuration.allDirectories
+        if configuration.role == .broker {
+            // It can do without some of its log directories, if it must.
+            directories = [configuration.metadataLogDirectory]
+            do throws(MetaPropertiesError) {
+                let found = try LogDirectorySurvey(
+                    of: configuration.logDirectories,
+                    required: configuration.metadataLogDirectory, nodeID: configuration.nodeID,
+                    checksWriting: true)
+                clusterID = found.usable.first?.properties.clusterID
+            } catch {
+                guard case .notFormatted = error else { throw CommandFailure("\(error)") }
+                directories = configuration.allDirectories
+            }
+        }
+        for directory in directories {
             do throws(MetaPropertiesError) {
                 let properties = try MetaProperties.check(
                     directory, nodeID: configuration.nodeID, clusterID: clusterID)

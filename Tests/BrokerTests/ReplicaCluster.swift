@@ -39,17 +39,19 @@ final class ReplicaCluster: Sendable {
         var cuts: Set<[NodeID]> = []
         var registrations: Int64 = 0
         var refusesProposals = false
+        var reports: [NodeID: [TopicPartition: [WireReportReplicasRequest.State]]] = [:]
     }
 
     let directory: String
     let maxReplicaLag: Duration
     private let configure: @Sendable (inout ReplicaManager.Options) -> Void
+    private let fileSystem: any FileSystem
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 4)
     private let state = Mutex(State())
     private let logger: Logger
 
     init(
-        maxReplicaLag: Duration = .seconds(30),
+        maxReplicaLag: Duration = .seconds(30), fileSystem: any FileSystem = .local,
         configure: @escaping @Sendable (inout ReplicaManager.Options) -> Void = { _ in }
     ) throws {
         directory = NSTemporaryDirectory() + "replica-tests-\(UniqueID.random())"
@@ -57,6 +59,7 @@ final class ReplicaCluster: Sendable {
             atPath: directory, withIntermediateDirectories: true)
         self.maxReplicaLag = maxReplicaLag
         self.configure = configure
+        self.fileSystem = fileSystem
         var logger = Logger(label: "test")
         logger.logLevel = ProcessInfo.processInfo.environment["LOG"] == nil ? .critical : .debug
         self.logger = logger
@@ -65,10 +68,12 @@ final class ReplicaCluster: Sendable {
     /// Runs `body` with brokers 1, 2 and 3, and cleans up behind it.
     static func run(
         brokers: [NodeID] = [1, 2, 3], maxReplicaLag: Duration = .seconds(30),
+        fileSystem: any FileSystem = .local,
         configure: @escaping @Sendable (inout ReplicaManager.Options) -> Void = { _ in },
         _ body: (ReplicaCluster) async throws -> Void
     ) async throws {
-        let cluster = try ReplicaCluster(maxReplicaLag: maxReplicaLag, configure: configure)
+        let cluster = try ReplicaCluster(
+            maxReplicaLag: maxReplicaLag, fileSystem: fileSystem, configure: configure)
         do {
             for broker in brokers { try await cluster.start(broker) }
             try await body(cluster)
@@ -95,9 +100,13 @@ final class ReplicaCluster: Sendable {
             maxReplicaLag: maxReplicaLag, maxFetchWait: .milliseconds(200))
         configure(&options)
         let manager = try ReplicaManager(
-            options: options,
+            options: options, fileSystem: fileSystem,
             eventLoops: [group.next(), group.next()], controlLoop: control,
-            alterPartition: { try self.alter($0) }, logger: logger)
+            alterPartition: { try self.alter($0) }, reportReplicas: { try self.report($0) },
+            logger: logger)
+        manager.disks.onFailure { [weak manager] disk, error in
+            manager?.diskFailed(disk, error)
+        }
         var router = Router()
         manager.registerReplicaService(in: &router)
         let server = try await RPCServer.start(
@@ -254,6 +263,38 @@ final class ReplicaCluster: Sendable {
             response.partitions.append(result)
         }
         return response
+    }
+
+    /// Lets another replica that is in sync lead in place of one that is offline.
+    private func report(
+        _ request: WireReportReplicasRequest
+    ) throws -> WireReportReplicasResponse {
+        let broker = NodeID(request.brokerID)
+        for replica in request.replicas {
+            guard let topic = TopicID(bytes: replica.topicID) else { continue }
+            let id = TopicPartition(topic: topic, partition: replica.partition)
+            state.withLock {
+                $0.reports[broker, default: [:]][id, default: []].append(replica.state)
+            }
+            guard let current = state.withLock({ $0.image.partition(id) }),
+                replica.state != .online, current.isr.contains(broker)
+            else { continue }
+            let rest = current.isr.filter { $0 != broker }
+            var change = PartitionChange(id: id)
+            if !rest.isEmpty { change.isr = rest }
+            if current.leader == broker {
+                change.leader = rest.first.map { .broker($0) } ?? PartitionChange.NewLeader.none
+            }
+            commit([.partitionChange(change)])
+        }
+        return .accepting(request)
+    }
+
+    /// What `broker` has reported of a replica, in order.
+    func reports(
+        of id: TopicPartition, by broker: NodeID
+    ) -> [WireReportReplicasRequest.State] {
+        state.withLock { $0.reports[broker]?[id] ?? [] }
     }
 
     // MARK: Records

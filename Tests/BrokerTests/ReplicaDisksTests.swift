@@ -62,6 +62,108 @@ struct ReplicaDisksTests {
         #expect(try self.disks().disks[0].directory.checkpoint(of: folder.name) == LogCheckpoint())
     }
 
+    // MARK: Several directories
+
+    private func several(
+        _ names: [String] = ["a", "b"], _ disk: BrokenDisk = BrokenDisk(), required: String? = nil
+    ) throws -> ReplicaDisks {
+        try ReplicaDisks(
+            paths: names.map { "\(path)/\($0)" }, required: required.map { "\(path)/\($0)" },
+            fileSystem: disk, logger: logger)
+    }
+
+    private func folder(_ partition: Int32) -> PartitionFolder {
+        PartitionFolder(topic: "t", partition: partition)
+    }
+
+    @Test(
+        "New logs go where there are the fewest, or where there is more room when one is nearly full"
+    )
+    func placement() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let disk = BrokenDisk()
+        disk.set(FileSystemSpace(free: 500, total: 1_000), at: path + "/a")
+        disk.set(FileSystemSpace(free: 300, total: 1_000), at: path + "/b")
+        let disks = try several(["a", "b"], disk)
+        func place(_ partition: Int32) throws -> String {
+            let opened = try disks.openLog(folder(partition), topicID: topicID, config: LogConfig())
+            return String(opened.disk.directory.path.suffix(1))
+        }
+        #expect(try (0..<4).map { try place($0) } == ["a", "b", "a", "b"])
+        disk.set(FileSystemSpace(free: 49, total: 1_000), at: path + "/a")
+        #expect(try (4..<7).map { try place($0) } == ["b", "b", "b"])
+        disk.set(FileSystemSpace(free: 48, total: 1_000), at: path + "/b")
+        #expect(try place(7) == "a")
+        disks.disks[0].directory.health.fail("broken")
+        #expect(try place(8) == "b")
+        disks.close(clean: false, brokerEpoch: .none)
+    }
+
+    @Test(
+        "C5: a stop is proven by every directory that is open, and one that was out of use is no hindrance"
+    )
+    func proofOfACleanStop() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let disk = BrokenDisk()
+        try several(["a", "b"], disk).close(clean: true, brokerEpoch: 5)
+        disk.kill(path + "/b")
+        var disks = try several(["a", "b"], disk)
+        #expect(disks.previousBrokerEpoch == 5)
+        #expect(disks.unusable.map(\.path) == [path + "/b"])
+        disks.close(clean: true, brokerEpoch: 6)
+        disk.kill(path + "/b", false)
+        disks = try several(["a", "b"], disk)
+        #expect(disks.previousBrokerEpoch == 6)
+        disks.disks[1].directory.health.fail("broken")
+        disks.close(clean: true, brokerEpoch: 7)
+        // It is back without having stopped in order.
+        disks = try several(["a", "b"], disk)
+        #expect(disks.previousBrokerEpoch == .none)
+        disks.close(clean: true, brokerEpoch: 8)
+        #expect(throws: LogError.self) {
+            disk.kill(path + "/a")
+            _ = try several(["a", "b"], disk, required: "a")
+        }
+    }
+
+    @Test("D14: a directory that another process uses is no broken one")
+    func inUse() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let other = try LogDirectory.open(path + "/b")
+        #expect(throws: LogError.inUse(directory: path + "/b")) { _ = try several() }
+        _ = try other.close(clean: true)
+    }
+
+    @Test("Of two copies of a log, the one made under the later registration counts")
+    func copies() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let (old, new) = (try several(["a"]), try several(["b"]))
+        for (disks, epoch) in [(old, BrokerEpoch(5)), (new, BrokerEpoch(6))] {
+            let opened = try disks.openLog(
+                folder(0), topicID: topicID, brokerEpoch: epoch, config: LogConfig())
+            // Of another topic of that name, which is no more.
+            _ = try disks.openLog(
+                folder(1), topicID: epoch == 6 ? .random() : topicID, brokerEpoch: epoch,
+                config: LogConfig())
+            try opened.disk.directory.closeLog(opened.log)
+            disks.close(clean: false, brokerEpoch: .none)
+        }
+        for names in [["a", "b"], ["b", "a"]] {
+            let disks = try several(names)
+            disks.deleteStrays { $0.topic == topicID }
+            let placed = try (0..<2).map { partition in
+                try disks.openLog(
+                    folder(Int32(partition)), topicID: topicID, config: LogConfig(),
+                    mayCreate: false
+                ).disk.directory.path
+            }
+            #expect(placed == [path + "/b", path + "/a"])
+            #expect(!FileManager.default.fileExists(atPath: path + "/a/t-0"))
+            #expect(!FileManager.default.fileExists(atPath: path + "/b/t-1"))
+            disks.close(clean: false, brokerEpoch: .none)
+        }
+    }
+
     private let topicID = TopicID.random()
 
     /// Leaves the partition's log with what a checkpoint notes of it.

@@ -21,7 +21,9 @@ struct ReplicaSettingsTests {
         configuration.replicaLagTimeMax = .seconds(40)
         configuration.replicaFetchMaxWait = .milliseconds(250)
         configuration.replicaFetchResponseMaxBytes = 5_000_000
-        let options = ReplicaManager.Options(configuration, clusterID: "test")
+        let options = ReplicaManager.Options(
+            configuration, clusterID: "test",
+            directories: try LogDirectorySurvey(of: [], required: "", nodeID: 1))
         #expect(options.maxReplicaLag == .seconds(40))
         #expect(options.maxFetchWait == .milliseconds(250))
         #expect(options.maxFetchBytes == 5_000_000)

@@ -39,6 +39,7 @@ import Testing
                 clusterID: "c", nodeID: Self.broker, logDirectories: [directory]),
             eventLoops: [group.next()], controlLoop: group.next(),
             alterPartition: { _ in WireAlterPartitionResponse() },
+            reportReplicas: { .accepting($0) },
             logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
         manager.registered(epoch: 1)
         let result: Result<Void, any Error>

@@ -56,6 +56,12 @@ struct LogDirsService: Sendable {
                 .sorted { ($0.topic, $0.partition) < ($1.topic, $1.partition) }
             response.logDirs.append(directory)
         }
+        for unusable in replicas.disks.unusable {
+            var directory = WireLogDirDescription()
+            directory.path = unusable.path
+            directory.error = unusable.reason
+            response.logDirs.append(directory)
+        }
         return response
     }
 }
