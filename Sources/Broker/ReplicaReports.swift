@@ -34,10 +34,13 @@ final class ReplicaReports: @unchecked Sendable {
     private var isClosed = false
     /// So that a controller that does not answer is logged once.
     private var isUnheard = false
+    /// The active controller is of a release that can't be told such things.
+    private var isBeyondIt = false
 
     /// The most in one request.
     private static let maxReplicas = 10_000
     private static let retryPause = TimeAmount.milliseconds(200)
+    private static let longPause = TimeAmount.seconds(5)
 
     init(
         nodeID: NodeID, eventLoop: any EventLoop,
@@ -51,10 +54,10 @@ final class ReplicaReports: @unchecked Sendable {
         self.logger = logger
     }
 
-    /// Whether a controller has answered everything.
+    /// Whether a controller has answered everything, or never will.
     var isSettled: Bool {
         eventLoop.preconditionInEventLoop()
-        return words.isEmpty
+        return words.isEmpty || isBeyondIt
     }
 
     /// Has the controller told of the replica's state, in place of what was to be told before; any thread.
@@ -119,6 +122,7 @@ final class ReplicaReports: @unchecked Sendable {
         case .success(let response):
             if isUnheard { logger.info("the active controller knows which replicas are offline") }
             isUnheard = false
+            isBeyondIt = false
             take(response, to: sent)
             // What was reported meanwhile, and what a controller left unanswered.
             let isComplete = sent.keys.allSatisfy { words[$0]?.number != sent[$0] }
@@ -130,7 +134,9 @@ final class ReplicaReports: @unchecked Sendable {
                     metadata: ["replicas": "\(words.count)", "error": "\(error)"])
             }
             isUnheard = true
-            sendSoon(after: Self.retryPause)
+            isBeyondIt = (error as? RPCError)?.status == .unimplemented
+            // Its successor may be newer.
+            sendSoon(after: isBeyondIt ? Self.longPause : Self.retryPause)
         }
     }
 

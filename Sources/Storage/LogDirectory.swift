@@ -174,10 +174,9 @@ package final class LogDirectory: LogCheckpointStore {
         try metadata(of: folder)?.topicID
     }
 
-    /// Which of several copies of a partition's log counts, in several directories of a broker: the one
-    /// whose order is the highest. `nil` when that can't be told.
+    /// Tells which of a partition's logs in several directories counts: the one of the highest order.
     ///
-    /// A log that was made under a later registration of the broker is newer: its directory could not
+    /// `nil` when that can't be told. A log that was made under a later registration of the broker is newer: its directory could not
     /// be used when the broker registered, or was not the broker's.
     package func copyOrder(of folder: String) throws(LogError) -> LogCopyOrder? {
         try metadata(of: folder).map {
