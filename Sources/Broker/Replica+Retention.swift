@@ -188,6 +188,14 @@ extension Replica {
 
     private func noteStart(_ start: Offset) {
         guard let log, offlineReason == nil else { return endMove(.failure(.closed)) }
+        // What was committed when the move was asked for may be gone since, by an unclean election.
+        let committed = leader?.highWatermark ?? follower?.highWatermark ?? highWatermark
+        guard start <= committed else {
+            return endMove(
+                .failure(
+                    .offsetOutOfRange(
+                        start, valid: log.logStartOffset...max(committed, log.logStartOffset))))
+        }
         let ticket: LogStartTicket?
         do throws(LogError) {
             ticket = try log.prepareStart(start)

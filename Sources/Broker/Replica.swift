@@ -290,6 +290,8 @@ final class Replica: @unchecked Sendable {
     // MARK: Time
 
     func tick(now: MonotonicTime) {
+        // The ISR may have shrunk.
+        confirmDeletions()
         failOverdueDeletions(now: now)
         if now >= earliestWriteDeadline { failOverdueWrites(now: now) }
         if let deadline = leader?.nextDeadline, now >= deadline {

@@ -186,10 +186,10 @@ package struct PartitionLeader: Sendable {
         return min(highWatermark, fetch.position) > fetch.highWatermark
     }
 
-    /// The smallest log start in the ISR, as far as it is known.
+    /// The smallest log start of all that may lead next without a loss, as far as it is known.
     package var leastLogStart: Offset {
         var least = logStartOffset
-        for replica in assignment.isr where replica != id {
+        for replica in awaitedReplicas where replica != id {
             least = min(least, followers[replica]?.logStartOffset ?? 0)
         }
         return least

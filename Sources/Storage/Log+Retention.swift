@@ -193,7 +193,7 @@ extension Log {
     package func prepareStart(_ start: Offset) throws(LogError) -> LogStartTicket? {
         try checkWritable()
         guard start <= durableOffset else {
-            throw .offsetOutOfRange(start, valid: logStartOffset...durableOffset)
+            throw .offsetOutOfRange(start, valid: durableOffsets)
         }
         guard start > logStartOffset else { return nil }
         // Nothing in the segment that is written would be left.
@@ -203,6 +203,12 @@ extension Log {
         return LogStartTicket(
             start: start, folder: folder, generation: generation, store: store, files: files,
             health: health, directoryChanges: changes.made > changes.durable ? changes.made : nil)
+    }
+
+    /// Where the log may start; what is durable ends below the start while a log that begins within a
+    /// batch has not been flushed.
+    var durableOffsets: ClosedRange<Offset> {
+        logStartOffset...max(logStartOffset, durableOffset)
     }
 
     /// Lets the log start where `ticket`, which was performed, says.

@@ -25,8 +25,8 @@ extension Log {
         // First, or a crash would leave a log shorter than what is said to be known of it.
         try store?.willTruncate(folder, to: end, generation: generation + 1)
         generation += 1
-        if startBeingNoted != nil {
-            // It may lie above the new end, and the log may grow past it again.
+        if startBeingNoted != nil || isDamaged {
+            // What is noted may lie above the new end, and the log may grow past it again.
             try store?.setLogStart(folder, to: logStartOffset)
             startBeingNoted = nil
         }
@@ -46,43 +46,57 @@ extension Log {
 
     /// Empties the log; it goes on at `offset`, which becomes its start.
     ///
-    /// The old records are gone durably when this returns, and no epoch is known any more.
+    /// The old records are gone durably when this returns, and no epoch is known any more. A crash leaves
+    /// the old log, with its old start, or the new one; a failure leaves the old one, or ends it.
     package func truncateFully(andStartAt offset: Offset) throws(LogError) {
         try checkMayTruncate()
         // Lest a segment that is to go takes the new one of its name with it.
         try io { () throws(FileError) in _ = try files.renameRetired() }
         try store?.willTruncate(folder, to: 0, generation: generation + 1)
         generation += 1
-        startBeingNoted = nil
-        let firstBase = segments.first?.baseOffset ?? offset
-        try store?.setLogStart(folder, to: offset >= firstBase ? offset : nil)
-        recent.removeAll()
-        let same = segments.first { $0.baseOffset == offset }
-        var isUnchanged = same == nil
+        let new = SegmentName(offset)
+        let prepared = "\(directory)/\(new.log)\(LogRecovery.anewSuffix)"
         do throws(LogError) {
-            try removeSegments(after: segments.count - 1)
-            let obsolete = segments.filter { $0.baseOffset != offset }
-            try io { () throws(FileError) in
-                try same?.remove()
-                segments = [
-                    try Segment.create(
-                        baseOffset: offset, directory: directory, fileSystem: fileSystem,
-                        interval: config.indexIntervalBytes)
-                ]
-                isUnchanged = false
-                // First, or a crash would bring back what lies below the log start: recovery begins
-                // at the new segment, and what does not follow on it goes.
+            // It counts for nothing until the log start is noted, and for all there is from then on.
+            try health.watch { () throws(FileError) in
+                _ = try fileSystem.open(prepared, .create)
                 try fileSystem.syncDirectory(directory)
-                for segment in obsolete.reversed() { try segment.remove() }
-                if !obsolete.isEmpty { try fileSystem.syncDirectory(directory) }
             }
+            try store?.setLogStart(folder, to: offset)
         } catch {
-            // A full disk has no room for the new segment, and the old ones are still there.
-            if isUnchanged, case .io(let cause) = error, cause.isOutOfSpace, !cause.isFailedSync {
-                throw error
+            guard health.failure == nil else { throw error }
+            do throws(FileError) {
+                try fileSystem.remove(prepared)
+                // It must not come back when the log really starts there.
+                try fileSystem.syncDirectory(directory)
+            } catch let failure {
+                throw goOffline(.offline("\(error); then \(failure)"))
             }
-            throw goOffline(error)
+            throw error
         }
+        startBeingNoted = nil
+        recent.removeAll()
+        do throws(FileError) {
+            for name in (segments.map(\.name) + setAside).reversed() {
+                for file in [name.offsetIndex, name.timeIndex, name.log] {
+                    try fileSystem.remove("\(directory)/\(file)")
+                }
+            }
+            // First, or what is left of the old ones might be taken for more than the new one.
+            try fileSystem.syncDirectory(directory)
+            try fileSystem.rename(prepared, to: "\(directory)/\(new.log)")
+            try fileSystem.syncDirectory(directory)
+        } catch {
+            throw goOffline(.io(error))
+        }
+        let interval = config.indexIntervalBytes
+        segments = [
+            Segment(
+                baseOffset: offset, directory: directory, size: 0, durableSize: 0,
+                index: SegmentIndex(baseOffset: offset, interval: interval),
+                fileSystem: fileSystem, interval: interval)
+        ]
+        setAside = []
         directoryChanges.durable = directoryChanges.made
         logStartOffset = offset
         logEndOffset = offset
@@ -99,7 +113,7 @@ extension Log {
     package func advanceLogStart(to offset: Offset) throws(LogError) {
         try checkWritable()
         guard offset <= durableOffset else {
-            throw .offsetOutOfRange(offset, valid: logStartOffset...durableOffset)
+            throw .offsetOutOfRange(offset, valid: durableOffsets)
         }
         guard offset > logStartOffset else { return }
         // First, or a crash would bring back what was removed.
@@ -115,7 +129,7 @@ extension Log {
     package func moveLogStart(to offset: Offset) throws(LogError) -> SegmentRemoval? {
         try checkWritable()
         guard offset <= durableOffset else {
-            throw .offsetOutOfRange(offset, valid: logStartOffset...durableOffset)
+            throw .offsetOutOfRange(offset, valid: durableOffsets)
         }
         guard offset > logStartOffset else { return nil }
         logStartOffset = offset

@@ -368,8 +368,22 @@ package final class LogDirectory: LogCheckpointStore {
     }
 
     package func setLogStart(_ folder: String, to offset: Offset?) throws(LogError) {
-        try update { state in
+        try updateStart(of: folder) { state in
             state.checkpoints.set(.logStart, folder, offset) ? [.logStart] : []
+        }
+    }
+
+    /// Like `update`; a log start that couldn't be noted isn't noted later with something else either,
+    /// since it is not in force.
+    private func updateStart(
+        of folder: String, _ change: (inout State) -> Set<DirectoryCheckpoints.Kind>
+    ) throws(LogError) {
+        var before: Offset?
+        try update { state in
+            before = state.checkpoints[folder].logStartOffset
+            return change(&state)
+        } undo: { state in
+            _ = state.checkpoints.set(.logStart, folder, before)
         }
     }
 
@@ -377,7 +391,7 @@ package final class LogDirectory: LogCheckpointStore {
         _ folder: String, to offset: Offset, generation: UInt64
     ) throws(LogError) -> Bool {
         var isCurrent = false
-        try update { state in
+        try updateStart(of: folder) { state in
             // Whatever truncated the log has noted a start of its own, which may be lower.
             isCurrent = state.generations[folder] == generation
             guard isCurrent, offset > state.checkpoints[folder].logStartOffset ?? -1 else {
@@ -396,7 +410,7 @@ package final class LogDirectory: LogCheckpointStore {
         _ folder: String, to offset: Offset, generation: UInt64
     ) throws(LogError) -> Bool {
         var isCurrent = false
-        try update { state in
+        try updateStart(of: folder) { state in
             isCurrent = state.generations[folder] == generation
             guard isCurrent else { return [] }
             return state.checkpoints.set(.logStart, folder, offset) ? [.logStart] : []
@@ -406,18 +420,24 @@ package final class LogDirectory: LogCheckpointStore {
 
     /// Changes what is known, and writes the files that this changes before anyone else goes on.
     private func update(
-        _ change: (inout State) -> Set<DirectoryCheckpoints.Kind>
+        _ change: (inout State) -> Set<DirectoryCheckpoints.Kind>,
+        undo: (inout State) -> Void = { _ in }
     ) throws(LogError) {
         try health.check()
         do throws(LogError) {
             try state.withLock { state throws(LogError) in
                 guard !state.isClosed else { throw .closed }
                 state.unwritten.formUnion(change(&state))
-                for kind in state.unwritten.sorted() {
-                    try io { () throws(FileError) in
-                        try state.checkpoints.write(kind, to: path, fileSystem: fileSystem)
+                do throws(LogError) {
+                    for kind in state.unwritten.sorted() {
+                        try io { () throws(FileError) in
+                            try state.checkpoints.write(kind, to: path, fileSystem: fileSystem)
+                        }
+                        state.unwritten.remove(kind)
                     }
-                    state.unwritten.remove(kind)
+                } catch {
+                    undo(&state)
+                    throw error
                 }
             }
         } catch {

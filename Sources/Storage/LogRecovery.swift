@@ -22,6 +22,9 @@ struct LogRecovery {
     /// Says that the log was found damaged, so that a clean stop does not make it look sound.
     static let damageMarker = "damaged"
 
+    /// What the name of a segment ends in, after its usual name, that is to replace all others.
+    static let anewSuffix = ".anew"
+
     /// The log start that was noted lies above the log, and must not be found when that has grown.
     private(set) var isLogStartUntrue = false
 
@@ -50,7 +53,7 @@ struct LogRecovery {
             report.outcome = .trusted
         } else {
             try checkSegments()
-            if let noted = checkpoint.logStartOffset, noted > logEndOffset {
+            if let noted = checkpoint.logStartOffset, noted > logEndOffset, !report.isDamaged {
                 // Not true, since it never passes what is durable: what lies below counts after all.
                 checkpoint.logStartOffset = nil
                 isLogStartUntrue = true
@@ -72,6 +75,7 @@ struct LogRecovery {
 
     private mutating func collectFiles() throws(LogError) {
         try io { () throws(FileError) in try fileSystem.makeDirectories(directory) }
+        try finishStartingAnew()
         let names = try io { () throws(FileError) in try fileSystem.contents(of: directory) }
         var bases: [SegmentName] = []
         for name in names where name.hasSuffix(".log") {
@@ -103,6 +107,35 @@ struct LogRecovery {
                     durableSize: size ?? 0, fileSystem: fileSystem,
                     interval: config.indexIntervalBytes))
         }
+    }
+
+    /// Goes on with a start anew that was interrupted once it was in force, or forgets it.
+    private mutating func finishStartingAnew() throws(LogError) {
+        let suffix = ".log\(Self.anewSuffix)"
+        let names = try io { () throws(FileError) in try fileSystem.contents(of: directory) }
+        let prepared = names.filter { $0.hasSuffix(suffix) }
+        guard !prepared.isEmpty else { return }
+        let old = names.filter { $0.hasSuffix(".log") }
+        // Without any other segment it is all there is, whatever became of the note.
+        let chosen = prepared.compactMap { SegmentName($0) }.first { name in
+            name.baseOffset == checkpoint.logStartOffset || old.isEmpty
+        }
+        try io { () throws(FileError) in
+            for name in prepared
+            where name != chosen.map({ $0.log + Self.anewSuffix }) {
+                try fileSystem.remove("\(directory)/\(name)")
+            }
+            if let chosen {
+                for name in old.reversed() { try fileSystem.remove("\(directory)/\(name)") }
+                // First, or what is left of them might be taken for more than the new one.
+                try fileSystem.syncDirectory(directory)
+                try fileSystem.rename(
+                    "\(directory)/\(chosen.log)\(Self.anewSuffix)",
+                    to: "\(directory)/\(chosen.log)")
+            }
+            try fileSystem.syncDirectory(directory)
+        }
+        report.removedFiles += prepared + (chosen == nil ? [] : old)
     }
 
     private mutating func startEmptyLog(at start: Offset) throws(LogError) {
@@ -243,7 +276,12 @@ struct LogRecovery {
         guard let noted = checkpoint.logStartOffset else { return }
         // It is never moved past what is durable: a larger one is not true.
         guard noted <= logEndOffset else {
-            isLogStartUntrue = true
+            if report.isDamaged {
+                // What is missing was there: of what lies below nothing is to be read.
+                logStartOffset = logEndOffset
+            } else {
+                isLogStartUntrue = true
+            }
             return
         }
         logStartOffset = max(noted, firstBase)

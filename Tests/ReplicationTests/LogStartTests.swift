@@ -5,9 +5,12 @@ import Testing
 /// P18: log starts never fall, never pass the high watermark, and reach every replica.
 @Suite("Log start")
 struct LogStartTests {
-    private func leader() -> PartitionLeader {
-        let assignment = PartitionAssignment(
-            replicas: [1, 2, 3], isr: [1, 2, 3], leader: 1, leaderEpoch: 5, partitionEpoch: 10)
+    private func leader(
+        isr: [NodeID] = [1, 2, 3], eligible: [NodeID] = []
+    ) -> PartitionLeader {
+        var assignment = PartitionAssignment(
+            replicas: [1, 2, 3], isr: isr, leader: 1, leaderEpoch: 5, partitionEpoch: 10)
+        assignment.eligibleLeaderReplicas = eligible
         var brokers: [NodeID: BrokerStatus] = [:]
         for id: NodeID in [1, 2, 3] { brokers[id] = BrokerStatus(epoch: 7, isActive: true) }
         return PartitionLeader(
@@ -51,6 +54,24 @@ struct LogStartTests {
         #expect(leader.leastLogStart == 4)
         _ = leader.fetched(fetch(by: 3, start: 9), epochEnd: epochEnd, now: .zero)
         #expect(leader.leastLogStart == 6)
+    }
+
+    @Test(
+        "Whoever may be in the ISR by now, or may lead though it isn't, counts for the least start")
+    func leastOfAllThatMayLead() {
+        var leader = leader(isr: [1, 2], eligible: [])
+        leader.startMoved(to: 6)
+        let epochEnd: (LeaderEpoch) -> EpochEnd = { EpochEnd(epoch: $0, endOffset: 10) }
+        _ = leader.fetched(fetch(by: 2, start: 6), epochEnd: epochEnd, now: .zero)
+        #expect(leader.leastLogStart == 6)
+        // It has caught up, and is proposed: the controller may have it in the ISR before we hear of it.
+        let (_, effects) = leader.fetched(
+            fetch(by: 3, start: 0), epochEnd: epochEnd, now: .zero)
+        #expect(effects.contains { if case .propose = $0 { true } else { false } })
+        #expect(leader.leastLogStart == 0)
+        var alone = self.leader(isr: [1], eligible: [2])
+        alone.startMoved(to: 6)
+        #expect(alone.leastLogStart == 0)
     }
 
     @Test("A follower's start neither falls nor passes the end of its log")

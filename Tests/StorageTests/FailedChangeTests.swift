@@ -90,6 +90,20 @@ func anAppendThatStartsWithinABatchOutlivesAPowerFailureWholeOrNotAtAll(seed: UI
     #expect(try log.isWhole())
 }
 
+/// P18.
+@Test func aLogThatStartsWithinABatchDoesNotStartLaterBeforeThatIsDurable() throws {
+    let directory = try TemporaryDirectory()
+    let (follower, _) = try Log.open(at: directory.path, afterCleanShutdown: false)
+    try follower.truncateFully(andStartAt: 13)
+    try follower.appendAsFollower(try batchesOfALeader())
+    let error = LogError.offsetOutOfRange(14, valid: 13...13)
+    #expect(throws: error) { try follower.prepareStart(14) }
+    #expect(throws: error) { try follower.advanceLogStart(to: 14) }
+    try follower.flush()
+    try follower.advanceLogStart(to: 14)
+    #expect(follower.logStartOffset == 14)
+}
+
 /// One batch of the records 12 to 14, as a leader has it.
 private func batchesOfALeader() throws -> ByteBuffer {
     let directory = try TemporaryDirectory()

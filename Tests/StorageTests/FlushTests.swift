@@ -181,20 +181,34 @@ func aSyncThatFailsOutsideAFlushIsFinalToo(during: String) throws {
 }
 
 /// D8, S8.
-@Test func aFullDiskThatKeepsALogFromStartingAnewDoesNotTakeItOffline() throws {
+@Test(arguments: [
+    ".anew", "log-start-offset-checkpoint.tmp", "recovery-point-offset-checkpoint.tmp",
+])
+func aFullDiskThatKeepsALogFromStartingAnewDoesNotTakeItOffline(file: String) throws {
     let directory = try TemporaryDirectory()
     let disk = FaultyFileSystem()
     let logs = try LogDirectory.open(directory.path, fileSystem: disk)
-    let (log, _) = try logs.openLog("t-0")
-    try log.append(3)
-    disk.fail { $0.operation == "create" && $0.path.hasSuffix(".log") ? ENOSPC : nil }
-    #expect(throws: LogError.self) { try log.truncateFully(andStartAt: 50) }
+    let (log, _) = try logs.openLog("t-0", config: smallSegments())
+    for _ in 0..<30 { try log.append() }
+    try log.flush()
+    try log.advanceLogStart(to: 3)
+    try logs.checkpoint(["t-0": try #require(log.checkpoint(highWatermark: 0))])
+    disk.fail { $0.operation == "create" && $0.path.hasSuffix(file) ? ENOSPC : nil }
+    for start: Offset in [50, 20, 1] {
+        #expect(throws: LogError.self) { try log.truncateFully(andStartAt: start) }
+        #expect(logs.health.failure == nil)
+        #expect(try log.isWhole() && log.logStartOffset == 3 && log.logEndOffset == 30)
+    }
     disk.fail(nil)
-    #expect(logs.health.failure == nil)
-    #expect(log.logEndOffset == 3)
-    #expect(try log.isWhole())
+    // Whatever is noted next, the start that was in vain is not.
+    try logs.checkpoint(["t-0": try #require(log.checkpoint(highWatermark: 25))])
+    #expect(logs.checkpoint(of: "t-0").logStartOffset == 3)
+    let copy = try directory.copy()
+    let (other, report) = try LogDirectory.open(copy.path).openLog("t-0", config: smallSegments())
+    #expect(!report.isDamaged)
+    #expect(try other.isWhole() && other.logStartOffset == 3 && other.logEndOffset == 30)
     try log.truncateFully(andStartAt: 50)
-    #expect(log.logEndOffset == 50)
+    #expect(log.logStartOffset == 50 && log.logEndOffset == 50)
 }
 
 @Test func theFlusherServesAllWhoWaitTogether() async throws {

@@ -33,8 +33,8 @@ private struct Run {
     var directory: LogDirectory
     var log: Log
     var config: LogConfig
-    /// What is going on when the power fails.
-    var isStartingAnew = false
+    /// Where the log is about to start anew when the power fails.
+    var newStart: Offset?
 
     init(seed: UInt64) throws {
         self.seed = seed
@@ -150,11 +150,11 @@ private struct Run {
     }
 
     mutating func startAnew() throws {
-        isStartingAnew = true
         let target = Offset(Int64.random(in: 0..<1_000, using: &generator))
         model.epoch = model.epoch.next
+        newStart = target
         try log.truncateFully(andStartAt: target)
-        isStartingAnew = false
+        newStart = nil
         model.entries = [:]
         model.start = target
         model.latestStart = target
@@ -199,19 +199,21 @@ private struct Run {
                 #expect(!report.isDamaged, "seed \(seed): \(report)")
                 self.log = log
                 disk.failPower(after: nil)
-                break
+                // It may have failed in something that does not matter.
+                guard disk.isDown else { break }
+                disk.restart()
             } catch {
                 try #require(disk.isDown, "seed \(seed): \(error)")
                 disk.restart()
             }
         }
-        if isStartingAnew {
-            // Old, new, or empty in between.
-            model.start = log.logStartOffset
-            model.latestStart = max(model.latestStart, log.logStartOffset)
-            model.durable = log.logStartOffset
-            isStartingAnew = false
+        // Old or new.
+        if let newStart, log.logStartOffset == newStart, log.logEndOffset == newStart {
+            model.start = newStart
+            model.latestStart = newStart
+            model.durable = newStart
         }
+        newStart = nil
         try check(log, exactly: nil)
         model.entries = model.entries.filter { $0.key < log.logEndOffset }
         model.durable = log.logEndOffset

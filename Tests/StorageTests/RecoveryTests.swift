@@ -357,3 +357,33 @@ private func logFiles(_ directory: TemporaryDirectory) throws -> [String] {
         _ = try? log.append(epoch: 9)
     }
 }
+
+/// S4, D10.
+@Test func damageBelowTheLogStartBringsNothingBackThatWasDeleted() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    let (log, _) = try logs.openLog("t-0")
+    for _ in 0..<30 { try log.append(size: 100) }
+    try log.flush()
+    try log.advanceLogStart(to: 20)
+    try logs.checkpoint(["t-0": try #require(log.checkpoint(highWatermark: 30))])
+    try logs.close(clean: false)
+    let path = "t-0/00000000000000000000.log"
+    var bytes = try directory.bytes(path)
+    bytes[bytes.count / 3] ^= 1
+    try directory.write(bytes, to: path)
+    for _ in 0..<2 {
+        let logs = try LogDirectory.open(directory.path)
+        let (log, report) = try logs.openLog("t-0")
+        #expect(report.isDamaged)
+        #expect(log.logStartOffset == log.logEndOffset)
+        #expect(logs.checkpoint(of: "t-0").logStartOffset == 20)
+        try logs.close(clean: false)
+    }
+    // Once what is left is cut off it goes on there, or wherever the leader says.
+    let again = try LogDirectory.open(directory.path)
+    let (damaged, _) = try again.openLog("t-0")
+    try damaged.truncate(to: damaged.logEndOffset)
+    #expect(again.checkpoint(of: "t-0").logStartOffset == damaged.logEndOffset)
+    try damaged.append()
+}
