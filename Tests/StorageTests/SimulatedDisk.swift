@@ -3,39 +3,50 @@ import Glibc
 import Storage
 import Synchronization
 
-/// A disk in memory that can lose power: what was not synced is then kept in part, or not at all.
+/// A disk in memory that can lose power, fail, run full and rot; see `DiskFaults` for all but the first.
 ///
-/// Unsynced writes are kept or lost by the sector, in any combination; a file that grew has zeros
-/// where nothing was kept. Names made, changed and removed since their directory was synced are kept
-/// or lost one by one.
+/// When power fails, unsynced writes are kept or lost by the sector, in any combination; a file that
+/// grew has zeros where nothing was kept. Names made, changed and removed since their directory was
+/// synced are kept or lost one by one, directories with all that is in them. All chance follows from
+/// the seed and the calls made.
 final class SimulatedDisk: FileSystem {
-    private static let sectorSize = 64
+    static let sectorSize = 64
 
-    fileprivate enum Change: Sendable {
+    enum Change: Sendable {
+        /// Where it went on the disk is not always where it should have gone.
         case write(position: Int, bytes: [UInt8])
         case truncate(to: Int)
     }
 
+    /// A file or a directory: what memory says of it, and what the disk has.
     // It only changes inside the disk's lock.
-    fileprivate final class Inode: @unchecked Sendable {
+    final class Inode: @unchecked Sendable {
+        let isDirectory: Bool
         var durable: [UInt8] = []
         var current: [UInt8] = []
-        fileprivate var changes: [Change] = []
-    }
-
-    /// A name that now means another file, or none; a rename changes two at once.
-    private typealias NameChange = [(path: String, inode: Inode?)]
-
-    private struct State: Sendable {
-        var directories: Set<String> = ["/"]
+        var changes: [Change] = []
         var durableNames: [String: Inode] = [:]
         var names: [String: Inode] = [:]
+
+        init(isDirectory: Bool) {
+            self.isDirectory = isDirectory
+        }
+    }
+
+    /// Names that now mean another file, or none; a rename changes two at once.
+    typealias NameChange = [(directory: Inode, name: String, inode: Inode?)]
+
+    struct State: Sendable {
+        let root = Inode(isDirectory: true)
         var changes: [NameChange] = []
         var generator: SeededGenerator
         /// How many more calls go well before the power fails; `nil` for all.
         var callsLeft: Int?
         var isDown = false
-        /// Files opened before a power failure are of no use after it.
+        var fault: DiskFault?
+        var faultCount = 0
+        var isMisplacing = false
+        /// Files opened before a crash are of no use after it.
         var boot = 0
         /// Of all calls, their bytes, and what was kept at each restart.
         var history: UInt64 = 0xcbf2_9ce4_8422_2325
@@ -46,7 +57,7 @@ final class SimulatedDisk: FileSystem {
         }
     }
 
-    private let state: Mutex<State>
+    let state: Mutex<State>
 
     init(seed: UInt64) {
         state = Mutex(State(generator: SeededGenerator(seed: seed)))
@@ -65,47 +76,229 @@ final class SimulatedDisk: FileSystem {
     /// Starts again with what was durable, and with some of what was not.
     func restart() {
         state.withLock { state in
-            let chances: [Double] = [0, 0.5, 0.9, 1]
-            let chance = chances[Int.random(in: 0..<4, using: &state.generator)]
-            func isKept() -> Bool {
-                Double.random(in: 0..<1, using: &state.generator) < chance
+            let isKept = state.keeping()
+            for change in state.changes where isKept(&state) {
+                for (directory, name, inode) in change { directory.durableNames[name] = inode }
             }
-            for change in state.changes where isKept() {
-                for (path, inode) in change { state.durableNames[path] = inode }
-            }
-            // In an order of their own, or chance would fall differently in every process.
-            for (_, inode) in state.durableNames.sorted(by: { $0.key < $1.key }) {
-                var bytes = inode.durable
-                for change in inode.changes {
-                    switch change {
-                    case .truncate(let size):
-                        if isKept() { Self.resize(&bytes, to: size) }
-                    case .write(let position, let written):
-                        var start = 0
-                        while start < written.count {
-                            let sector = (position + start) / Self.sectorSize
-                            let end = min(
-                                written.count, (sector + 1) * Self.sectorSize - position)
-                            if isKept() {
-                                Self.write(written[start..<end], at: position + start, to: &bytes)
-                            }
-                            start = end
-                        }
-                    }
-                }
-                inode.durable = bytes
-                inode.current = bytes
-                inode.changes = []
-                state.note(bytes)
-            }
-            state.names = state.durableNames
             state.changes = []
+            // In an order of their own, or chance would fall differently in every process.
+            for (_, inode) in state.all(durable: true) {
+                inode.names = inode.durableNames
+                inode.keepChanges { isKept(&state) }
+                inode.current = inode.durable
+                state.note(inode.durable)
+            }
             state.callsLeft = nil
             state.isDown = false
             state.boot += 1
         }
     }
 
+    /// Lets the process start again; the system stays, and with it all that was not yet written.
+    func restartProcess() {
+        state.withLock { $0.boot += 1 }
+    }
+
+    /// Makes a call, unless the power is off, or goes off with it, or the call is to fail.
+    private func call<T: Sendable>(
+        _ operation: String, _ path: String, changes: Bool = true, takesSpace: Bool = false,
+        failing: (inout State) -> Void = { _ in },
+        _ body: (inout State) throws(FileError) -> T
+    ) throws(FileError) -> T {
+        try state.withLock { state throws(FileError) in
+            state.note("\(operation) \(path)\n".utf8)
+            if changes, let left = state.callsLeft {
+                state.callsLeft = left - 1
+                // Half of the last calls are made, though nobody hears of it.
+                if left == 0 {
+                    state.isDown = true
+                    if Bool.random(using: &state.generator) { _ = try body(&state) }
+                }
+            }
+            guard !state.isDown else { throw FileError(operation, path, code: EIO) }
+            if let code = state.fails(operation, path, takesSpace: takesSpace) {
+                failing(&state)
+                throw FileError(operation, path, code: code)
+            }
+            return try body(&state)
+        }
+    }
+
+    // MARK: FileSystem
+
+    func open(_ path: String, _ mode: FileMode) throws(FileError) -> any File {
+        let (inode, boot) = try call(
+            mode == .create ? "create" : "open", path, changes: mode == .create,
+            takesSpace: mode == .create
+        ) { (state) throws(FileError) in
+            if let inode = state.find(path) {
+                guard !inode.isDirectory else { throw FileError("open", path, code: EISDIR) }
+                if mode == .create, !inode.current.isEmpty { inode.truncate(to: 0) }
+                return (inode, state.boot)
+            }
+            guard mode == .create else { throw FileError("open", path, code: ENOENT) }
+            let inode = Inode(isDirectory: false)
+            try state.rename("create", [(path, inode)])
+            return (inode, state.boot)
+        }
+        return SimulatedFile(inode, path: path, disk: self, boot: boot)
+    }
+
+    func size(of path: String) throws(FileError) -> Int? {
+        try call("look at", path, changes: false) { $0.find(path)?.current.count }
+    }
+
+    func contents(of directory: String) throws(FileError) -> [String] {
+        try call("list", directory, changes: false) { (state) throws(FileError) in
+            guard let inode = state.find(directory) else {
+                throw FileError("list", directory, code: ENOENT)
+            }
+            return inode.names.keys.sorted()
+        }
+    }
+
+    func isDirectory(_ path: String) throws(FileError) -> Bool {
+        try call("look at", path, changes: false) { $0.find(path)?.isDirectory ?? false }
+    }
+
+    func makeDirectory(_ path: String) throws(FileError) {
+        try call("make", path, takesSpace: true) { (state) throws(FileError) in
+            guard state.find(path) == nil else { return }
+            try state.rename("make", [(path, Inode(isDirectory: true))])
+        }
+    }
+
+    func rename(_ path: String, to newPath: String) throws(FileError) {
+        try call("rename", path, takesSpace: true) { (state) throws(FileError) in
+            guard let inode = state.find(path) else {
+                throw FileError("rename", path, code: ENOENT)
+            }
+            try state.rename("rename", [(path, nil), (newPath, inode)])
+        }
+    }
+
+    func remove(_ path: String) throws(FileError) {
+        try call("remove", path) { (state) throws(FileError) in
+            guard let inode = state.find(path) else { return }
+            guard !inode.isDirectory else { throw FileError("remove", path, code: EISDIR) }
+            try state.rename("remove", [(path, nil)])
+        }
+    }
+
+    func removeDirectory(_ path: String) throws(FileError) {
+        try call("remove", path) { (state) throws(FileError) in
+            guard let inode = state.find(path) else { return }
+            guard inode.names.isEmpty else { throw FileError("remove", path, code: ENOTEMPTY) }
+            try state.rename("remove", [(path, nil)])
+        }
+    }
+
+    func syncDirectory(_ path: String) throws(FileError) {
+        let failing: (inout State) -> Void = { state in
+            // What the disk didn't take is not tried again, though memory still says otherwise.
+            guard let directory = state.find(path) else { return }
+            let isKept = state.keeping()
+            for change in state.takeChanges(of: directory) where isKept(&state) {
+                for (directory, name, inode) in change { directory.durableNames[name] = inode }
+            }
+        }
+        try call("sync directory", path, failing: failing) { (state) throws(FileError) in
+            guard let directory = state.find(path) else {
+                throw FileError("sync", path, code: ENOENT)
+            }
+            for change in state.takeChanges(of: directory) {
+                for (directory, name, inode) in change { directory.durableNames[name] = inode }
+            }
+        }
+    }
+
+    func lock(_ path: String) throws(FileError) -> (any FileLock)? { NoLock() }
+
+    private final class NoLock: FileLock {
+        func unlock() {}
+    }
+
+    // MARK: Files
+
+    fileprivate func file<T: Sendable>(
+        _ operation: String, _ path: String, _ boot: Int, changes: Bool = true,
+        writing bytes: [UInt8] = [], failing: (inout State) -> Void = { _ in },
+        _ body: (inout State) -> T
+    ) throws(FileError) -> T {
+        try call(
+            operation, path, changes: changes, takesSpace: !bytes.isEmpty, failing: failing
+        ) { (state) throws(FileError) in
+            state.note(bytes)
+            guard state.boot == boot else { throw FileError(operation, path, code: EBADF) }
+            return body(&state)
+        }
+    }
+}
+
+// MARK: Names
+
+extension SimulatedDisk.State {
+    typealias Inode = SimulatedDisk.Inode
+
+    private static func names(in path: String) -> [String] {
+        path.split(separator: "/").map { String($0) }
+    }
+
+    func find(_ path: String) -> Inode? {
+        var inode: Inode? = root
+        for name in Self.names(in: path) { inode = inode?.names[name] }
+        return inode
+    }
+
+    /// Lets each path mean what stands beside it, all at once as far as the disk is concerned.
+    mutating func rename(
+        _ operation: String, _ targets: [(path: String, inode: Inode?)]
+    ) throws(FileError) {
+        var change: SimulatedDisk.NameChange = []
+        for (path, inode) in targets {
+            let names = Self.names(in: path)
+            let parent = find("/" + names.dropLast().joined(separator: "/"))
+            guard let parent, parent.isDirectory, let name = names.last else {
+                throw FileError(operation, path, code: ENOENT)
+            }
+            change.append((parent, name, inode))
+        }
+        for (directory, name, inode) in change { directory.names[name] = inode }
+        changes.append(change)
+    }
+
+    /// The changes of a directory's names that are not durable, which are forgotten.
+    mutating func takeChanges(of directory: Inode) -> [SimulatedDisk.NameChange] {
+        let taken = changes.filter { $0[0].directory === directory }
+        changes.removeAll { $0[0].directory === directory }
+        return taken
+    }
+
+    /// All files and directories there are, in the order of their paths.
+    func all(durable: Bool) -> [(path: String, inode: Inode)] {
+        var found: [(path: String, inode: Inode)] = []
+        func visit(_ path: String, _ inode: Inode) {
+            found.append((path, inode))
+            let names = durable ? inode.durableNames : inode.names
+            for (name, child) in names.sorted(by: { $0.key < $1.key }) {
+                visit("\(path)/\(name)", child)
+            }
+        }
+        visit("", root)
+        return found
+    }
+
+    /// What tells of each thing that isn't durable whether it is kept; often all, or nothing.
+    mutating func keeping() -> (inout Self) -> Bool {
+        let chances: [Double] = [0, 0.5, 0.9, 1]
+        let chance = chances[Int.random(in: 0..<4, using: &generator)]
+        return { Double.random(in: 0..<1, using: &$0.generator) < chance }
+    }
+}
+
+// MARK: Bytes
+
+extension SimulatedDisk.Inode {
     private static func resize(_ bytes: inout [UInt8], to size: Int) {
         if bytes.count > size {
             bytes.removeLast(bytes.count - size)
@@ -121,134 +314,41 @@ final class SimulatedDisk: FileSystem {
         bytes.replaceSubrange(position..<(position + new.count), with: new)
     }
 
-    private static func parent(_ path: String) -> String {
-        String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
+    func write(_ bytes: [UInt8], at position: Int, landingAt landing: Int? = nil) {
+        Self.write(bytes[...], at: position, to: &current)
+        changes.append(.write(position: landing ?? position, bytes: bytes))
     }
 
-    /// Makes a call, unless the power is off, or goes off with it.
-    private func call<T: Sendable>(
-        _ operation: String, _ path: String, changes: Bool = true,
-        _ body: (inout State) throws(FileError) -> T
-    ) throws(FileError) -> T {
-        try state.withLock { state throws(FileError) in
-            state.note("\(operation) \(path)\n".utf8)
-            if changes, let left = state.callsLeft {
-                state.callsLeft = left - 1
-                // Half of the last calls are made, though nobody hears of it.
-                if left == 0 {
-                    state.isDown = true
-                    if Bool.random(using: &state.generator) { _ = try body(&state) }
+    func truncate(to size: Int) {
+        Self.resize(&current, to: size)
+        changes.append(.truncate(to: size))
+    }
+
+    /// Makes durable what `isKept` says of the changes, sector by sector, and forgets the others.
+    func keepChanges(where isKept: () -> Bool) {
+        for change in changes {
+            switch change {
+            case .truncate(let size):
+                if isKept() { Self.resize(&durable, to: size) }
+            case .write(let position, let written):
+                var start = 0
+                while start < written.count {
+                    let sector = (position + start) / SimulatedDisk.sectorSize
+                    let end = min(
+                        written.count, (sector + 1) * SimulatedDisk.sectorSize - position)
+                    if isKept() {
+                        Self.write(written[start..<end], at: position + start, to: &durable)
+                    }
+                    start = end
                 }
             }
-            guard !state.isDown else { throw FileError(operation, path, code: EIO) }
-            return try body(&state)
         }
+        changes = []
     }
 
-    // MARK: FileSystem
-
-    func open(_ path: String, _ mode: FileMode) throws(FileError) -> any File {
-        let (inode, boot) = try call("open", path, changes: mode == .create) {
-            (state) throws(FileError) in
-            if let inode = state.names[path] {
-                if mode == .create {
-                    inode.current = []
-                    inode.changes.append(.truncate(to: 0))
-                }
-                return (inode, state.boot)
-            }
-            guard mode == .create else { throw FileError("open", path, code: ENOENT) }
-            let inode = Inode()
-            state.names[path] = inode
-            state.changes.append([(path, inode)])
-            return (inode, state.boot)
-        }
-        return SimulatedFile(inode, path: path, disk: self, boot: boot)
-    }
-
-    func size(of path: String) throws(FileError) -> Int? {
-        try call("look at", path, changes: false) { $0.names[path]?.current.count }
-    }
-
-    func contents(of directory: String) throws(FileError) -> [String] {
-        try call("list", directory, changes: false) { state in
-            let all = Array(state.names.keys) + Array(state.directories)
-            return all.filter { Self.parent($0) == directory && $0 != "/" }
-                .map { String($0.dropFirst(directory.count + 1)) }.sorted()
-        }
-    }
-
-    func isDirectory(_ path: String) throws(FileError) -> Bool {
-        try call("look at", path, changes: false) { $0.directories.contains(path) }
-    }
-
-    func makeDirectory(_ path: String) throws(FileError) {
-        try call("make", path) { _ = $0.directories.insert(path) }
-    }
-
-    func rename(_ path: String, to newPath: String) throws(FileError) {
-        try call("rename", path) { (state) throws(FileError) in
-            guard let inode = state.names.removeValue(forKey: path) else {
-                throw FileError("rename", path, code: ENOENT)
-            }
-            state.names[newPath] = inode
-            state.changes.append([(path, nil), (newPath, inode)])
-        }
-    }
-
-    func remove(_ path: String) throws(FileError) {
-        try call("remove", path) { state in
-            guard state.names.removeValue(forKey: path) != nil else { return }
-            state.changes.append([(path, nil)])
-        }
-    }
-
-    func removeDirectory(_ path: String) throws(FileError) {
-        try call("remove", path) { _ = $0.directories.remove(path) }
-    }
-
-    func syncDirectory(_ path: String) throws(FileError) {
-        try call("sync", path) { state in
-            state.changes.removeAll { change in
-                guard Self.parent(change[0].path) == path else { return false }
-                for (path, inode) in change { state.durableNames[path] = inode }
-                return true
-            }
-        }
-    }
-
-    func lock(_ path: String) throws(FileError) -> (any FileLock)? { NoLock() }
-
-    private final class NoLock: FileLock {
-        func unlock() {}
-    }
-
-    // MARK: Files
-
-    fileprivate func file<T: Sendable>(
-        _ operation: String, _ path: String, _ boot: Int, changes: Bool = true,
-        writing bytes: [UInt8] = [], _ body: () -> T
-    ) throws(FileError) -> T {
-        try call(operation, path, changes: changes) { (state) throws(FileError) in
-            state.note(bytes)
-            guard state.boot == boot else { throw FileError(operation, path, code: EBADF) }
-            return body()
-        }
-    }
-
-    fileprivate static func write(_ bytes: [UInt8], at position: Int, to inode: Inode) {
-        write(bytes[...], at: position, to: &inode.current)
-        inode.changes.append(.write(position: position, bytes: bytes))
-    }
-
-    fileprivate static func truncate(_ inode: Inode, to size: Int) {
-        resize(&inode.current, to: size)
-        inode.changes.append(.truncate(to: size))
-    }
-
-    fileprivate static func sync(_ inode: Inode) {
-        inode.durable = inode.current
-        inode.changes = []
+    /// What is in memory is what the disk has, except for what is still to be written.
+    func dropCache() {
+        if changes.isEmpty { current = durable }
     }
 }
 
@@ -266,13 +366,13 @@ private final class SimulatedFile: File {
     }
 
     func size() throws(FileError) -> Int {
-        try disk.file("look at", path, boot, changes: false) { inode.current.count }
+        try disk.file("look at", path, boot, changes: false) { _ in inode.current.count }
     }
 
     func read(
         into buffer: UnsafeMutableRawBufferPointer, at position: Int
     ) throws(FileError) -> Int {
-        try disk.file("read", path, boot, changes: false) {
+        try disk.file("read", path, boot, changes: false) { _ in
             let end = min(inode.current.count, position + buffer.count)
             guard position < end else { return 0 }
             buffer.copyBytes(from: inode.current[position..<end])
@@ -282,20 +382,34 @@ private final class SimulatedFile: File {
 
     func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError) {
         let bytes = Array(bytes)
-        try disk.file("write", path, boot, writing: bytes) {
-            SimulatedDisk.write(bytes, at: position, to: inode)
+        // Some of it is written all the same.
+        let failing: (inout SimulatedDisk.State) -> Void = { state in
+            let count = Int.random(in: 0...bytes.count, using: &state.generator)
+            if count > 0 { self.inode.write(Array(bytes[..<count]), at: position) }
+        }
+        try disk.file("write", path, boot, writing: bytes, failing: failing) { state in
+            inode.write(bytes, at: position, landingAt: state.landing(of: position))
         }
     }
 
     func truncate(to size: Int) throws(FileError) {
-        try disk.file("truncate", path, boot) { SimulatedDisk.truncate(inode, to: size) }
+        try disk.file("truncate", path, boot) { _ in inode.truncate(to: size) }
     }
 
     func syncData() throws(FileError) {
-        try disk.file("sync", path, boot) { SimulatedDisk.sync(inode) }
+        // What the disk didn't take is not tried again, though memory still has it.
+        let failing: (inout SimulatedDisk.State) -> Void = { state in
+            let isKept = state.keeping()
+            self.inode.keepChanges { isKept(&state) }
+        }
+        try disk.file("sync", path, boot, failing: failing) { _ in inode.keepChanges { true } }
     }
 
     func sync() throws(FileError) {
         try syncData()
+    }
+
+    func dropCache() {
+        _ = try? disk.file("drop", path, boot, changes: false) { _ in inode.dropCache() }
     }
 }
