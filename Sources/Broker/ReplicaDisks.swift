@@ -156,6 +156,8 @@ final class ReplicaDisks: Sendable {
                     throw .unexpectedFile(
                         "\(folder)/partition.metadata", reason: "cannot be read beside records")
                 }
+                // A power failure left it before it could hold anything.
+                try delete(folder, of: disk)
             }
         }
         guard mayCreate else {

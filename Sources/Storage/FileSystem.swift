@@ -22,6 +22,10 @@ package protocol FileSystem: Sendable {
     func syncDirectory(_ path: String) throws(FileError)
     /// How much room there is where `path` is; `nil` where that is not known.
     func space(at path: String) throws(FileError) -> FileSystemSpace?
+    /// Makes everything durable that was written to the file system which `path` is on, by whomever.
+    ///
+    /// `false` if nobody would hear of a failure; then nothing may be taken to be durable.
+    func syncFileSystem(_ path: String) throws(FileError) -> Bool
     /// Locks the file, making it if need be; `nil` while another process, or lock, holds it.
     func lock(_ path: String) throws(FileError) -> (any FileLock)?
 }
@@ -74,6 +78,11 @@ package protocol File: AnyObject, Sendable {
     /// Lets go of what is kept in memory of the file and not waiting to be written, so that the next
     /// read says what is on the disk.
     func dropCache()
+}
+
+extension FileSystem {
+    /// Each file has to be synced.
+    package func syncFileSystem(_ path: String) throws(FileError) -> Bool { false }
 }
 
 extension File {

@@ -60,7 +60,7 @@ extension Log {
             // It counts for nothing until the log start is noted, and for all there is from then on.
             try health.watch { () throws(FileError) in
                 _ = try fileSystem.open(prepared, .create)
-                try fileSystem.syncDirectory(directory)
+                try files.sync()
             }
             try store?.setLogStart(folder, to: offset)
         } catch {

@@ -65,7 +65,11 @@ package final class Log {
         self.store = store
         segments = recovery.segments
         epochs = recovery.epochs
-        files = LogFolder(path: recovery.directory, fileSystem: recovery.fileSystem)
+        files = LogFolder(
+            path: recovery.directory, fileSystem: recovery.fileSystem,
+            isSettled: recovery.isSynced)
+        // So that the first flush makes the folder durable, with what is in it.
+        if !recovery.isSynced { directoryChanges.made = 1 }
         recent = RecentBatches(maxBytes: recovery.config.tailBytes)
         logStartOffset = recovery.logStartOffset
         logEndOffset = recovery.logEndOffset
@@ -85,25 +89,30 @@ package final class Log {
     ///
     /// - Parameters:
     ///   - afterCleanShutdown: whether the last owner closed the log in order.
+    ///   - isNew: the folder was just made, and it need not be durable before there are records.
+    ///   - isSynced: all that is there was made durable since it was written.
     ///   - checkpoint: what is known about the log; without it, all of it is checked.
     ///   - store: where to note what must not be forgotten.
     ///   - health: turns bad when the disk fails.
     package static func open(
         at directory: String, config: LogConfig = LogConfig(),
-        fileSystem: any FileSystem = .local, afterCleanShutdown: Bool,
+        fileSystem: any FileSystem = .local, afterCleanShutdown: Bool, isNew: Bool = false,
+        isSynced: Bool = false,
         checkpoint: LogCheckpoint = LogCheckpoint(), store: (any LogCheckpointStore)? = nil,
         health: StorageHealth = StorageHealth()
     ) throws(LogError) -> (Log, RecoveryReport) {
         try health.check()
         var recovery = LogRecovery(
             directory: directory, config: config, fileSystem: fileSystem, checkpoint: checkpoint,
-            isClean: afterCleanShutdown)
+            isClean: afterCleanShutdown, isNew: isNew, isSynced: isSynced || afterCleanShutdown)
         do throws(LogError) {
             try recovery.run()
         } catch {
             throw health.noting(error)
         }
         let log = Log(recovered: recovery, health: health, store: store)
+        // What was found counts from here on.
+        if !log.files.isSettled, log.byteCount > 0 { try log.flush() }
         // Before anything is appended, or records would be taken for removed later.
         if recovery.isLogStartUntrue { try store?.setLogStart(log.folder, to: nil) }
         return (log, recovery.report)

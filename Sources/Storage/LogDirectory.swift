@@ -22,6 +22,8 @@ package final class LogDirectory: LogCheckpointStore {
     package let wasCleanShutdown: Bool
     /// The broker epoch that the last process noted when it stopped in order.
     package let lastBrokerEpoch: BrokerEpoch?
+    /// Whether all that an earlier process left is durable.
+    private let isSynced: Bool
     private let lock: any FileLock
     private let state: Mutex<State>
 
@@ -47,11 +49,13 @@ package final class LogDirectory: LogCheckpointStore {
 
     private init(
         path: String, fileSystem: any FileSystem, lock: any FileLock,
-        mark: CleanShutdownMark?, checkpoints: DirectoryCheckpoints, folders: [String]
+        mark: CleanShutdownMark?, isSynced: Bool, checkpoints: DirectoryCheckpoints,
+        folders: [String]
     ) {
         self.path = path
         self.fileSystem = fileSystem
         self.lock = lock
+        self.isSynced = isSynced
         wasCleanShutdown = mark != nil
         lastBrokerEpoch = mark?.brokerEpoch
         let folders = Set(folders)
@@ -80,11 +84,15 @@ package final class LogDirectory: LogCheckpointStore {
                 }
             }
             try fileSystem.syncDirectory(path)
+            let mark = marker.flatMap { CleanShutdownMark(decoding: $0) }
+            var isSynced = mark?.unsettled.isEmpty ?? false
+            // After a crash memory may be ahead of the disk. All at once, since it may be so anywhere.
+            if !isSynced { isSynced = try fileSystem.syncFileSystem(path) }
             let checkpoints = try DirectoryCheckpoints(reading: path, fileSystem: fileSystem)
             return LogDirectory(
                 path: path, fileSystem: fileSystem, lock: lock,
-                mark: marker.flatMap { CleanShutdownMark(decoding: $0) },
-                checkpoints: checkpoints, folders: try logFolders(in: path, fileSystem))
+                mark: mark, isSynced: isSynced, checkpoints: checkpoints,
+                folders: try logFolders(in: path, fileSystem))
         }
     }
 
@@ -116,7 +124,15 @@ package final class LogDirectory: LogCheckpointStore {
     package func openLog(
         _ folder: String, config: LogConfig = LogConfig()
     ) throws(LogError) -> (Log, RecoveryReport) {
-        let (checkpoint, isTrusted) = state.withLock { state in
+        try openLog(folder, config: config, isNew: false)
+    }
+
+    private func openLog(
+        _ folder: String, config: LogConfig, isNew: Bool
+    ) throws(LogError) -> (Log, RecoveryReport) {
+        let (checkpoint, isTrusted, isSynced) = state.withLock { state in
+            // Unless it was written to by this process.
+            let isSynced = self.isSynced && !isNew && state.generations[folder] == nil
             let isTrusted =
                 wasCleanShutdown && !state.unsettled.contains(folder)
                 && !state.open.contains(folder)
@@ -128,12 +144,13 @@ package final class LogDirectory: LogCheckpointStore {
             var checkpoint = state.checkpoints[folder]
             checkpoint.generation = state.openings << 32
             state.generations[folder] = checkpoint.generation
-            return (checkpoint, isTrusted)
+            return (checkpoint, isTrusted, isSynced)
         }
         do throws(LogError) {
             return try Log.open(
                 at: "\(path)/\(folder)", config: config, fileSystem: fileSystem,
-                afterCleanShutdown: isTrusted, checkpoint: checkpoint, store: self, health: health)
+                afterCleanShutdown: isTrusted, isNew: isNew, isSynced: isSynced,
+                checkpoint: checkpoint, store: self, health: health)
         } catch {
             // Nobody will close it: it is for the next who opens it to look at.
             state.withLock { state in
@@ -146,6 +163,9 @@ package final class LogDirectory: LogCheckpointStore {
 
     /// Makes the folder of a new log, with the id of the topic it belongs to, and opens it.
     ///
+    /// Waits for no disk: after a power failure the log may be missing, in part or as a whole, until its
+    /// first flush is done. Nobody can have relied on anything in it before.
+    ///
     /// - Parameter brokerEpoch: the registration under which it is made; see `copyOrder`.
     package func createLog(
         _ folder: PartitionFolder, topicID: TopicID, brokerEpoch: BrokerEpoch = .none,
@@ -154,13 +174,15 @@ package final class LogDirectory: LogCheckpointStore {
         let directory = "\(path)/\(folder.name)"
         try checkIsPartition(folder.name)
         try health.watch { () throws(FileError) in
-            try fileSystem.makeDirectories(directory)
-            try fileSystem.replaceFile(
-                PartitionMetadata.fileName, in: directory,
-                with: PartitionMetadata(topicID: topicID, brokerEpoch: brokerEpoch).encoded)
+            try fileSystem.makeDirectory(directory)
+            let file = try fileSystem.open(
+                "\(directory)/\(PartitionMetadata.fileName)", .create)
+            try file.write(
+                array: PartitionMetadata(topicID: topicID, brokerEpoch: brokerEpoch).encoded,
+                at: 0)
         }
         try forget(folder.name)
-        return try openLog(folder.name, config: config).0
+        return try openLog(folder.name, config: config, isNew: true).0
     }
 
     private func checkIsPartition(_ folder: String) throws(LogError) {
@@ -190,14 +212,20 @@ package final class LogDirectory: LogCheckpointStore {
         }.flatMap { PartitionMetadata(decoding: $0) }
     }
 
-    /// Whether a folder holds records, whatever else may be missing from it or be no good.
+    /// Whether a folder holds records that somebody may rely on, whatever else may be missing from it or
+    /// be no good.
     ///
-    /// A folder that can't be looked into counts as one that does: nobody may take it for empty.
+    /// In one whose first flush a crash has cut short there may be records which nobody can rely on; see
+    /// `LogFolder.settle`. A folder that can't be looked into counts as one that does: nobody may take it for empty.
     package func hasRecords(_ folder: String) -> Bool {
         let directory = "\(path)/\(folder)"
         do throws(FileError) {
             guard try fileSystem.isDirectory(directory) else { return false }
-            for name in try fileSystem.contents(of: directory) where name.hasSuffix(".log") {
+            let names = try fileSystem.contents(of: directory)
+            guard checkpoint(of: folder).floor > 0 || names.contains(EpochCache.fileName) else {
+                return false
+            }
+            for name in names where name.hasSuffix(".log") {
                 if try fileSystem.size(of: "\(directory)/\(name)") ?? 0 > 0 { return true }
             }
             return false

@@ -8,6 +8,8 @@ final class LogFolder: Sendable {
     private struct State {
         /// `nil` once the log is deleted.
         var path: String?
+        /// Whether the folder is there after a power failure, and says whose log is in it.
+        var isSettled: Bool
         /// The newest version of the leader epochs that is in their file, durably.
         var writtenEpochs: UInt64 = 0
         /// Segments that the log has no more, and whose files are still called as before.
@@ -17,10 +19,13 @@ final class LogFolder: Sendable {
     /// What the names of segments end in that are as good as gone.
     static let deletedSuffix = ".deleted"
 
-    init(path: String, fileSystem: any FileSystem) {
+    /// - Parameter isSettled: whether the folder's own name, and what it says of itself, are durable.
+    init(path: String, fileSystem: any FileSystem, isSettled: Bool) {
         self.fileSystem = fileSystem
-        state = Mutex(State(path: path))
+        state = Mutex(State(path: path, isSettled: isSettled))
     }
+
+    var isSettled: Bool { state.withLock { $0.isSettled } }
 
     var writtenEpochs: UInt64 { state.withLock { $0.writtenEpochs } }
 
@@ -28,6 +33,7 @@ final class LogFolder: Sendable {
     func writeEpochs(_ bytes: [UInt8], version: UInt64) throws(FileError) {
         try state.withLock { state throws(FileError) in
             guard let path = state.path, version > state.writtenEpochs else { return }
+            try settle(&state)
             try fileSystem.replaceFile(EpochCache.fileName, in: path, with: bytes)
             state.writtenEpochs = version
         }
@@ -38,8 +44,30 @@ final class LogFolder: Sendable {
         try state.withLock { state throws(FileError) in
             // A flush that was under way when the log was deleted.
             guard let path = state.path else { return }
-            try fileSystem.syncDirectory(path)
+            if try !settle(&state) { try fileSystem.syncDirectory(path) }
         }
+    }
+
+    /// Makes durable that the folder is there and whose it is, before anything in it counts.
+    ///
+    /// A new log's folder is made without waiting for the disk, since nothing is lost with an empty log.
+    /// Before the leader epochs have a file this has been done: a folder without that file has never held
+    /// a record that somebody relies on.
+    /// - Returns: whether there was anything to do; the names in the folder are durable then, too.
+    @discardableResult
+    private func settle(_ state: inout State) throws(FileError) -> Bool {
+        guard let path = state.path, !state.isSettled else { return false }
+        let name = "\(path)/\(PartitionMetadata.fileName)"
+        if let bytes = try fileSystem.readFile(name) {
+            // Written again, since nobody waited for the first time, and a failure might not be told.
+            let file = try fileSystem.open(name, .readWrite)
+            try file.write(array: bytes, at: 0)
+            try file.sync()
+        }
+        try fileSystem.syncDirectory(path)
+        try fileSystem.syncDirectory(parentDirectory(of: path))
+        state.isSettled = true
+        return true
     }
 
     /// Takes note that the log has these segments no more, the oldest first.

@@ -8,6 +8,10 @@ struct LogRecovery {
     let fileSystem: any FileSystem
     private(set) var checkpoint: LogCheckpoint
     let isClean: Bool
+    /// The folder was just made; that, and what is in it, may wait for the first flush.
+    let isNew: Bool
+    /// All that is there is durable.
+    let isSynced: Bool
 
     // What it finds.
     private(set) var report = RecoveryReport()
@@ -35,13 +39,15 @@ struct LogRecovery {
 
     init(
         directory: String, config: LogConfig, fileSystem: any FileSystem,
-        checkpoint: LogCheckpoint, isClean: Bool
+        checkpoint: LogCheckpoint, isClean: Bool, isNew: Bool = false, isSynced: Bool
     ) {
         self.directory = directory
         self.config = config
         self.fileSystem = fileSystem
         self.checkpoint = checkpoint
         self.isClean = isClean
+        self.isNew = isNew
+        self.isSynced = isSynced
     }
 
     mutating func run() throws(LogError) {
@@ -74,7 +80,7 @@ struct LogRecovery {
     // MARK: Files
 
     private mutating func collectFiles() throws(LogError) {
-        try io { () throws(FileError) in try fileSystem.makeDirectories(directory) }
+        if !isNew { try io { () throws(FileError) in try fileSystem.makeDirectories(directory) } }
         try finishStartingAnew()
         let names = try io { () throws(FileError) in try fileSystem.contents(of: directory) }
         var bases: [SegmentName] = []
@@ -145,7 +151,7 @@ struct LogRecovery {
                     baseOffset: start, directory: directory, fileSystem: fileSystem,
                     interval: config.indexIntervalBytes)
             ]
-            try fileSystem.syncDirectory(directory)
+            if !isNew { try fileSystem.syncDirectory(directory) }
         }
         logEndOffset = start
         report.outcome = .recovered(truncatedBytes: 0)
@@ -206,7 +212,7 @@ struct LogRecovery {
             if let flaw = walk.flaw {
                 return try end(inside: index, at: expected, position: walk.end, flaw)
             }
-            try io { () throws(FileError) in try segment.open().sync() }
+            if !isSynced { try io { () throws(FileError) in try segment.open().sync() } }
             if index < segments.count - 1 {
                 segment.writeIndex()
                 segment.release()
@@ -217,7 +223,7 @@ struct LogRecovery {
             report.outcome = .damaged(
                 at: expected, .missingRecords(from: expected, to: checkpoint.floor))
         }
-        try io { () throws(FileError) in try fileSystem.syncDirectory(directory) }
+        if !isSynced { try io { () throws(FileError) in try fileSystem.syncDirectory(directory) } }
     }
 
     private func isSuccessor(_ base: Offset, of expected: Offset) -> Bool {

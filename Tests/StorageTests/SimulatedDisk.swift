@@ -212,6 +212,17 @@ final class SimulatedDisk: FileSystem {
         }
     }
 
+    func syncFileSystem(_ path: String) throws(FileError) -> Bool {
+        let failing: (inout State) -> Void = { state in
+            let isKept = state.keeping()
+            state.syncAll { isKept(&$0) }
+        }
+        return try call("sync file system", path, failing: failing) { state in
+            state.syncAll { _ in true }
+            return true
+        }
+    }
+
     func lock(_ path: String) throws(FileError) -> (any FileLock)? { NoLock() }
 
     private final class NoLock: FileLock {
@@ -272,6 +283,15 @@ extension SimulatedDisk.State {
         let taken = changes.filter { $0[0].directory === directory }
         changes.removeAll { $0[0].directory === directory }
         return taken
+    }
+
+    /// Makes durable what `isKept` says of all that was changed, and forgets the rest.
+    mutating func syncAll(where isKept: (inout Self) -> Bool) {
+        for change in changes where isKept(&self) {
+            for (directory, name, inode) in change { directory.durableNames[name] = inode }
+        }
+        changes = []
+        for (_, inode) in all(durable: false) { inode.keepChanges { isKept(&self) } }
     }
 
     /// All files and directories there are, in the order of their paths.

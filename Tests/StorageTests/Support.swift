@@ -184,6 +184,10 @@ final class FaultyFileSystem: FileSystem {
         try check("sync directory", path)
         try disk.syncDirectory(path)
     }
+    func syncFileSystem(_ path: String) throws(FileError) -> Bool {
+        try check("sync file system", path)
+        return try disk.syncFileSystem(path)
+    }
     func lock(_ path: String) throws(FileError) -> (any FileLock)? { try disk.lock(path) }
 }
 
