@@ -2,6 +2,8 @@
 struct RecordLayout {
     var timestampDelta: Int64
     var offsetDelta: Int
+    /// After the offset delta: the key's length.
+    var afterOffset: Int
     var key: Range<Int>?
     var value: Range<Int>?
     var headerCount: Int
@@ -20,6 +22,7 @@ struct RecordLayout {
             _ = try cursor.byte()  // attributes: none are defined
             timestampDelta = try cursor.varlong()
             offsetDelta = try cursor.varint()
+            afterOffset = cursor.position
             key = try Self.range(&cursor)
             value = try Self.range(&cursor)
             headerCount = try cursor.varint()

@@ -8,12 +8,14 @@ struct DirectoryCheckpoints {
         case recoveryPoint
         case highWatermark
         case logStart
+        case compacted
 
         var fileName: String {
             switch self {
             case .recoveryPoint: "recovery-point-offset-checkpoint"
             case .highWatermark: "replication-offset-checkpoint"
             case .logStart: "log-start-offset-checkpoint"
+            case .compacted: "cleaner-offset-checkpoint"
             }
         }
 
@@ -40,7 +42,8 @@ struct DirectoryCheckpoints {
         LogCheckpoint(
             recoveryPoint: offsets[.recoveryPoint]?[folder] ?? 0,
             highWatermark: offsets[.highWatermark]?[folder] ?? 0,
-            logStartOffset: offsets[.logStart]?[folder])
+            logStartOffset: offsets[.logStart]?[folder],
+            compactedTo: offsets[.compacted]?[folder])
     }
 
     /// Returns whether that changes anything.

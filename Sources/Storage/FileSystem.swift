@@ -125,7 +125,8 @@ package struct FileError: Error, Hashable, Sendable {
     ///
     /// A full disk that has no room for a file which is only being made says nothing of the others.
     package var isFailedSync: Bool {
-        operation.hasPrefix("sync") && !(isOutOfSpace && path.hasSuffix(".tmp"))
+        operation.hasPrefix("sync")
+            && !(isOutOfSpace && (path.hasSuffix(".tmp") || path.hasSuffix(".cleaned")))
     }
 }
 

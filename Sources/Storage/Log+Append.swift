@@ -114,10 +114,14 @@ extension Log {
             try truncateFully(andStartAt: start)
         }
         // Lest a segment that is to go takes the new one of its name with it.
-        try io { () throws(FileError) in _ = try files.renameRetired() }
+        try health.watch { () throws(FileError) in
+            _ = try files.renameRetired()
+            try files.resolveSwap()
+        }
         // As before a truncation: what is to be written lies below what is said to be known.
         try store?.setLogStart(folder, to: start)
         try store?.willTruncate(folder, to: 0, generation: generation + 1)
+        compactedTo = nil
         generation += 1
         let empty = active
         let known = epochs

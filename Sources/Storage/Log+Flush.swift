@@ -95,7 +95,8 @@ extension Log {
         guard ticket.generation == generation else { return durableOffset }
         for work in ticket.work {
             let index = segments.lastIndex { $0.baseOffset == work.segment }
-            if let index {
+            // One that was compacted meanwhile is smaller, and durable.
+            if let index, work.size <= segments[index].size {
                 segments[index].durableSize = max(segments[index].durableSize, work.size)
             }
         }

@@ -22,8 +22,11 @@ extension Log {
         let segment = segments[number]
         let (position, end) = try cut(of: segment, at: min(offset, logEndOffset))
         guard end >= logStartOffset else { return try truncateFully(andStartAt: logStartOffset) }
+        // Before a segment can get a name that a swap is to remove.
+        try health.watch { () throws(FileError) in try files.resolveSwap() }
         // First, or a crash would leave a log shorter than what is said to be known of it.
         try store?.willTruncate(folder, to: end, generation: generation + 1)
+        compactedTo = compactedTo.map { min($0, end) }
         generation += 1
         if startBeingNoted != nil || isDamaged {
             // What is noted may lie above the new end, and the log may grow past it again.
@@ -51,8 +54,12 @@ extension Log {
     package func truncateFully(andStartAt offset: Offset) throws(LogError) {
         try checkMayTruncate()
         // Lest a segment that is to go takes the new one of its name with it.
-        try io { () throws(FileError) in _ = try files.renameRetired() }
+        try health.watch { () throws(FileError) in
+            _ = try files.renameRetired()
+            try files.resolveSwap()
+        }
         try store?.willTruncate(folder, to: 0, generation: generation + 1)
+        compactedTo = nil
         generation += 1
         let new = SegmentName(offset)
         let prepared = "\(directory)/\(new.log)\(LogRecovery.anewSuffix)"

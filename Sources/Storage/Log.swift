@@ -50,6 +50,8 @@ package final class Log {
     var refusal: LogError?
     /// A log start that is being noted, or was in vain, and isn't in force.
     var startBeingNoted: Offset?
+    /// Up to where the log was compacted, as it was noted last.
+    var compactedTo: Offset?
     /// The older segments that were read last, and keep their index in memory.
     var recentlyRead: [Segment] = []
     var readPlaces = ReadPlaces()
@@ -77,6 +79,7 @@ package final class Log {
         lastBatchEpoch = recovery.lastBatchEpoch
         setAside = recovery.setAside
         generation = recovery.checkpoint.generation
+        compactedTo = recovery.checkpoint.compactedTo
         if case .damaged(let offset, _) = recovery.report.outcome {
             refusal = .damaged(at: offset)
         }
@@ -115,6 +118,10 @@ package final class Log {
         if !log.files.isSettled, log.byteCount > 0 { try log.flush() }
         // Before anything is appended, or records would be taken for removed later.
         if recovery.isLogStartUntrue { try store?.setLogStart(log.folder, to: nil) }
+        if let compactedTo = log.compactedTo, compactedTo > log.logEndOffset {
+            log.compactedTo = nil
+            _ = try store?.noteCompacted(log.folder, to: nil, generation: log.generation)
+        }
         return (log, recovery.report)
     }
 
@@ -200,12 +207,13 @@ package final class Log {
             refusal = .closed
             recent.removeAll()
         }
-        guard clean else { return }
+        guard clean else { return files.cancelSwaps() }
         if let refusal {
             // Damage has its own marker; anything else is looked at when the log is next opened.
             guard case .damaged = refusal else { throw refusal }
         }
         try flush()
+        try health.watch { () throws(FileError) in try files.resolveSwap() }
         active.writeIndex()
     }
 
@@ -220,6 +228,7 @@ package final class Log {
     package func markDeleted() throws(LogError) -> String {
         refusal = .closed
         recent.removeAll()
+        files.cancelSwaps()
         let renamed = "\(parentDirectory(of: directory))/\(LogDirectory.deletedName(of: folder))"
         try health.watch { () throws(FileError) in try files.delete(renamedTo: renamed) }
         directory = renamed

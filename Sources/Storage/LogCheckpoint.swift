@@ -8,16 +8,19 @@ package struct LogCheckpoint: Sendable, Hashable {
     package var highWatermark: Offset
     /// Where the log starts, if not at its first segment's start.
     package var logStartOffset: Offset?
+    /// Everything below was compacted; `nil` for a log that never was, or when that is not known.
+    package var compactedTo: Offset?
     /// How often the log had been truncated; an older checkpoint than that is not kept.
     package var generation: UInt64
 
     package init(
         recoveryPoint: Offset = 0, highWatermark: Offset = 0, logStartOffset: Offset? = nil,
-        generation: UInt64 = 0
+        compactedTo: Offset? = nil, generation: UInt64 = 0
     ) {
         self.recoveryPoint = recoveryPoint
         self.highWatermark = highWatermark
         self.logStartOffset = logStartOffset
+        self.compactedTo = compactedTo
         self.generation = generation
     }
 
@@ -35,5 +38,10 @@ package protocol LogCheckpointStore: AnyObject, Sendable {
     /// since `generation`: false then.
     func raiseLogStart(
         _ folder: String, to offset: Offset, generation: UInt64
+    ) throws(LogError) -> Bool
+    /// The log in `folder` is compacted up to `offset`, unless it has been truncated since `generation`:
+    /// false then.
+    func noteCompacted(
+        _ folder: String, to offset: Offset?, generation: UInt64
     ) throws(LogError) -> Bool
 }

@@ -382,7 +382,8 @@ package final class LogDirectory: LogCheckpointStore {
             try update { state in
                 state.generations[folder] = generation
                 var changed = Set<DirectoryCheckpoints.Kind>()
-                for kind in [DirectoryCheckpoints.Kind.recoveryPoint, .highWatermark]
+                // What takes the place of compacted records is not.
+                for kind in [DirectoryCheckpoints.Kind.recoveryPoint, .highWatermark, .compacted]
                 where state.checkpoints.lower(kind, folder, to: end) {
                     changed.insert(kind)
                 }
@@ -426,6 +427,18 @@ package final class LogDirectory: LogCheckpointStore {
                 return []
             }
             return state.checkpoints.set(.logStart, folder, offset) ? [.logStart] : []
+        }
+        return isCurrent
+    }
+
+    package func noteCompacted(
+        _ folder: String, to offset: Offset?, generation: UInt64
+    ) throws(LogError) -> Bool {
+        var isCurrent = false
+        try update { state in
+            isCurrent = state.generations[folder] == generation
+            guard isCurrent else { return [] }
+            return state.checkpoints.set(.compacted, folder, offset) ? [.compacted] : []
         }
         return isCurrent
     }

@@ -5,7 +5,7 @@ final class LogFolder: Sendable {
     private let fileSystem: any FileSystem
     private let state: Mutex<State>
 
-    private struct State {
+    struct State {
         /// `nil` once the log is deleted.
         var path: String?
         /// Whether the folder is there after a power failure, and says whose log is in it.
@@ -14,6 +14,10 @@ final class LogFolder: Sendable {
         var writtenEpochs: UInt64 = 0
         /// Segments that the log has no more, and whose files are still called as before.
         var retired: [SegmentName] = []
+        /// Segments that are being replaced.
+        var swap: Swap?
+        /// Changes when whoever prepares a swap has to begin anew.
+        var permit: UInt64 = 0
     }
 
     /// What the names of segments end in that are as good as gone.
@@ -26,6 +30,17 @@ final class LogFolder: Sendable {
     }
 
     var isSettled: Bool { state.withLock { $0.isSettled } }
+
+    func withState<T>(
+        _ body: (inout State, any FileSystem) throws(FileError) -> T
+    ) throws(FileError) -> T {
+        try state.withLock { state throws(FileError) in try body(&state, fileSystem) }
+    }
+
+    @discardableResult
+    func withPermit<T>(_ body: (inout UInt64, Swap?) -> T) -> T {
+        state.withLock { body(&$0.permit, $0.swap) }
+    }
 
     var writtenEpochs: UInt64 { state.withLock { $0.writtenEpochs } }
 

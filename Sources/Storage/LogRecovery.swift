@@ -80,7 +80,12 @@ struct LogRecovery {
     // MARK: Files
 
     private mutating func collectFiles() throws(LogError) {
-        if !isNew { try io { () throws(FileError) in try fileSystem.makeDirectories(directory) } }
+        try io { () throws(FileError) in
+            if !isNew {
+                try fileSystem.makeDirectories(directory)
+                report.removedFiles += try LogFolder.finishSwaps(in: directory, fileSystem)
+            }
+        }
         try finishStartingAnew()
         let names = try io { () throws(FileError) in try fileSystem.contents(of: directory) }
         var bases: [SegmentName] = []

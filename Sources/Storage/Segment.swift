@@ -336,4 +336,18 @@ struct SegmentName: Hashable {
     var log: String { digits + ".log" }
     var offsetIndex: String { digits + ".index" }
     var timeIndex: String { digits + ".timeindex" }
+    /// What takes the place of the segment, or of several, while it is being written.
+    var cleaned: String { digits + ".log.cleaned" }
+
+    /// Says that `cleaned` is complete, and takes the place of all segments from this one to `end`.
+    func swap(to end: Offset) -> String { "\(digits)-\(SegmentName(end).digits).swap" }
+
+    /// The segment and the end that a name made by `swap` is of.
+    static func parseSwap(_ name: String) -> (SegmentName, end: Offset)? {
+        let parts = name.dropLast(5).split(separator: "-", omittingEmptySubsequences: false)
+        guard name.hasSuffix(".swap"), parts.count == 2, let first = SegmentName(parts[0]),
+            let end = SegmentName(parts[1]), first.swap(to: end.baseOffset) == name
+        else { return nil }
+        return (first, end.baseOffset)
+    }
 }
