@@ -101,7 +101,9 @@ extension Replica {
                 from: fetch.position, below: log.logEndOffset, maxBytes: maxBytes)
             answer.hasMore = Self.end(of: bytes) < log.logEndOffset
             answer.content = .batches(bytes)
+            if case .batches(let bytes) = answer.content { try checkRepeated(fetch, bytes) }
         } catch {
+            readFailed(error)
             environment.logger.error(
                 "cannot read for a follower",
                 metadata: ["partition": "\(name)", "error": "\(error)"])

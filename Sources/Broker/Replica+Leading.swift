@@ -164,6 +164,7 @@ extension Replica {
             outcome.batches = try log.read(
                 from: offset, below: leader.highWatermark, maxBytes: maxBytes)
         } catch {
+            readFailed(error)
             throw RPCError(error.code, "\(error)")
         }
         return outcome
@@ -230,6 +231,7 @@ extension Replica {
                     outcome.timestamp = found.1
                 }
             } catch {
+                readFailed(error)
                 throw RPCError(error.code, "\(error)")
             }
         }

@@ -23,6 +23,10 @@ final class Replica: @unchecked Sendable {
 
     /// The log and the disk it is on; `nil` while opening and once closed.
     var opened: OpenedLog?
+    /// The log while it is known to be damaged, and nobody looks at it; it is not `opened` then.
+    var damaged: DamagedLog?
+    /// Whose it is; gone only when the broker is.
+    weak var manager: ReplicaManager?
     /// Not both; neither while idle, opening, offline or closed.
     var leader: PartitionLeader?
     var follower: PartitionFollower?
@@ -52,6 +56,8 @@ final class Replica: @unchecked Sendable {
     /// At so many readers those that have given up are cleared away.
     var readerLimit = minReaderLimit
     static let minReaderLimit = 64
+    /// Up to where each follower had what it was last given.
+    var served: [NodeID: Offset] = [:]
     /// At most one parked fetch a follower.
     var parkedFetches: [(follower: NodeID, part: FollowerFetchPart)] = []
 
@@ -136,6 +142,7 @@ final class Replica: @unchecked Sendable {
         {
             reportOutage()
         }
+        repairIfPossible()
     }
 
     /// Ends all service; the log is the caller's to close or delete.
@@ -145,8 +152,11 @@ final class Replica: @unchecked Sendable {
         isClosed = true
         leaveRole()
         shard.remove(self)
-        defer { opened = nil }
-        return opened
+        defer {
+            opened = nil
+            damaged = nil
+        }
+        return opened ?? damaged?.opened
     }
 
     // MARK: Metadata
@@ -264,6 +274,7 @@ final class Replica: @unchecked Sendable {
             wakeReaders(all: true)
             let parked = parkedFetches
             parkedFetches = []
+            served = [:]
             for (_, part) in parked { part.newsArrived() }
         }
         confirmDeletions()

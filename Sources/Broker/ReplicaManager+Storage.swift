@@ -21,7 +21,7 @@ extension ReplicaManager {
         let mayCreate = !assignedBefore.contains(replica.id)
         let epoch = brokerEpoch
         onPool { [self, disks, config] in
-            let result: Result<(OpenedLog, Offset), LogError>
+            let result: Result<(Opening, Offset), LogError>
             do throws(LogError) {
                 // What is not open yet when the broker stops need not be opened to be closed.
                 guard !openings.isStopping else { throw .closed }
@@ -29,21 +29,18 @@ extension ReplicaManager {
                     folder, topicID: replica.id.topic, brokerEpoch: epoch, config: config,
                     mayCreate: mayCreate)
                 note(report, of: folder)
+                var opening = Opening.sound(OpenedLog(log: log, disk: disk))
                 if case .damaged(let offset, let error)? = report?.outcome {
-                    // In order, too: the damage has a mark of its own.
-                    try disk.directory.closeLog(log)
                     logger.error(
                         "a log is damaged",
                         metadata: [
                             "partition": "\(folder)", "offset": "\(offset)", "error": "\(error)",
                         ])
-                    throw LogError.damaged(at: offset)
+                    let opened = OpenedLog(log: log, disk: disk)
+                    opening = .damaged(DamagedLog(opened: opened, offset: offset))
                 }
-                result = .success(
-                    (
-                        OpenedLog(log: log, disk: disk),
-                        disk.directory.checkpoint(of: folder.name).highWatermark
-                    ))
+                let highWatermark = disk.directory.checkpoint(of: folder.name).highWatermark
+                result = .success((opening, highWatermark))
             } catch {
                 result = .failure(error)
             }
@@ -62,11 +59,26 @@ extension ReplicaManager {
         }
     }
 
-    private func opened(_ replica: Replica, _ result: Result<(OpenedLog, Offset), LogError>) {
+    /// What a storage thread brings back to its replica.
+    enum Opening: Sendable {
+        case sound(OpenedLog)
+        case damaged(DamagedLog)
+
+        var opened: OpenedLog {
+            switch self {
+            case .sound(let opened): opened
+            case .damaged(let damaged): damaged.opened
+            }
+        }
+    }
+
+    /// Gives a replica its log, unless it is gone meanwhile; ends what was begun with `openings`.
+    func opened(_ replica: Replica, _ result: Result<(Opening, Offset), LogError>) {
         // Last: the broker is not ready before what it has to report is known.
         defer { openingEnded(replica.id) }
         switch result {
-        case .success((let opened, let highWatermark)):
+        case .success((let opening, let highWatermark)):
+            let opened = opening.opened
             if replica.isRemoved {
                 delete(opened, of: replica)
             } else if replica.isClosed {
@@ -78,7 +90,12 @@ extension ReplicaManager {
                     openings.end()
                 }
             } else {
-                replica.open(opened, highWatermark: highWatermark)
+                switch opening {
+                case .sound:
+                    replica.open(opened, highWatermark: highWatermark)
+                case .damaged(let damaged):
+                    replica.tookDamage(opened, at: damaged.offset, highWatermark: highWatermark)
+                }
                 openings.end()
             }
         case .failure(let error):
@@ -93,8 +110,6 @@ extension ReplicaManager {
             case .io:
                 openAgain(replica, after: error)
                 replica.goOffline("\(error)")
-            case .damaged:
-                replica.goOffline("\(error)", isDamaged: true)
             default:
                 replica.goOffline("\(error)")
             }

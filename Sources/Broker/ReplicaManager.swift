@@ -289,6 +289,7 @@ final class ReplicaManager: @unchecked Sendable {
         let shard = shards[slot]
         let replica = Replica(
             id: id, topic: topic, shard: shard, environment: environment, settings: settings)
+        replica.manager = self
         index.value.withLock { index in
             index.byID[id] = replica
             index.byName[topic, default: [:]][id.partition] = replica

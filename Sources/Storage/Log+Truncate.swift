@@ -149,7 +149,7 @@ extension Log {
             names: names, directory: directory, fileSystem: fileSystem, health: health)
     }
 
-    private func checkMayTruncate() throws(LogError) {
+    func checkMayTruncate() throws(LogError) {
         try health.check()
         guard let refusal else { return }
         // Damage is what truncation is the way out of.
@@ -160,13 +160,18 @@ extension Log {
     private func cut(
         of segment: Segment, at offset: Offset
     ) throws(LogError) -> (position: Int, end: Offset) {
-        let start = try segment.loadIndex().position(for: offset)
+        let start = refusal == nil ? try segment.loadIndex().position(for: offset) : 0
         var scanner = try segment.scanner(from: start, checksCRC: false)
+        // What is asked for may be the end of the last batch that is still one.
+        var end = segment.baseOffset
         while true {
             switch try io({ () throws(FileError) in try scanner.next() }) {
             case .batch(let header, let position):
                 if header.nextOffset > offset { return (position, min(offset, header.baseOffset)) }
+                end = header.nextOffset
             case .end(let position):
+                return (position, offset)
+            case .flaw(_, let position) where end == offset && refusal != nil:
                 return (position, offset)
             case .flaw(let error, let position):
                 throw .corruptBatch(segment: segment.path, position: position, error)

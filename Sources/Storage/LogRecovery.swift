@@ -69,9 +69,14 @@ struct LogRecovery {
         settleLogStart(firstBase: firstBase)
         try removeObsoleteSegments()
         try settleEpochs()
-        if report.isDamaged, !hasDamageMarker {
+        if report.isDamaged != hasDamageMarker {
             try io { () throws(FileError) in
-                _ = try fileSystem.open("\(directory)/\(Self.damageMarker)", .create)
+                let marker = "\(directory)/\(Self.damageMarker)"
+                if hasDamageMarker {
+                    try fileSystem.remove(marker)
+                } else {
+                    _ = try fileSystem.open(marker, .create)
+                }
                 try fileSystem.syncDirectory(directory)
             }
         }
@@ -194,7 +199,9 @@ struct LogRecovery {
         epochsFound = EpochCache()
         lastBatchEpoch = .none
         // Below the log start there may be any of the segments whose removal was interrupted.
-        let known = max(checkpoint.recoveryPoint, checkpoint.logStartOffset ?? 0)
+        // What was found damaged is looked through from its start: the damage may be anywhere.
+        let known = max(
+            hasDamageMarker ? 0 : checkpoint.recoveryPoint, checkpoint.logStartOffset ?? 0)
         let first = segments.lastIndex { $0.baseOffset <= known } ?? 0
         var expected = segments[first].baseOffset
         for index in first..<segments.count {
