@@ -10,7 +10,9 @@ final class ReplicaDisk: Sendable {
 
     init(directory: LogDirectory) {
         self.directory = directory
-        flusher = LogFlusher()
+        // Without it each log is synced on its own, which is never wrong.
+        flusher = LogFlusher(
+            volume: (try? directory.fileSystem.volume(of: directory.path)) ?? nil)
     }
 
     var hasFailed: Bool { directory.health.failure != nil }

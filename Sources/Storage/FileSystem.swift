@@ -26,6 +26,10 @@ package protocol FileSystem: Sendable {
     ///
     /// `false` if nobody would hear of a failure; then nothing may be taken to be durable.
     func syncFileSystem(_ path: String) throws(FileError) -> Bool
+    /// Opens the file system that `directory` is on, for syncing all of it at once.
+    ///
+    /// - Returns: `nil` where errors would go unnoticed, or where it isn't known that they don't.
+    func volume(of directory: String) throws(FileError) -> (any Volume)?
     /// Locks the file, making it if need be; `nil` while another process, or lock, holds it.
     func lock(_ path: String) throws(FileError) -> (any FileLock)?
 }

@@ -102,28 +102,14 @@ package struct LocalFileSystem: FileSystem {
     }
 
     package func syncFileSystem(_ path: String) throws(FileError) -> Bool {
-        guard let syncfs = Self.syncfs else { return false }
-        let descriptor = try call("open", path) {
-            Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        }
-        defer { close(descriptor) }
-        try call("sync file system", path) { syncfs(descriptor) }
+        guard let volume = try LocalVolume(of: path) else { return false }
+        try volume.sync()
         return true
     }
 
-    /// The system call, if it tells of what it could not write: since Linux 5.8.
-    ///
-    /// Looked up by name, since the headers have it for programs in C only that ask for it.
-    private static let syncfs: (@convention(c) (Int32) -> Int32)? = {
-        var name = utsname()
-        guard uname(&name) == 0, let function = dlsym(nil, "syncfs") else { return nil }
-        let release = withUnsafePointer(to: &name.release) {
-            $0.withMemoryRebound(to: CChar.self, capacity: 65) { String(cString: $0) }
-        }
-        let numbers = release.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
-        guard numbers.count == 2, (numbers[0], numbers[1]) >= (5, 8) else { return nil }
-        return unsafeBitCast(function, to: (@convention(c) (Int32) -> Int32).self)
-    }()
+    package func volume(of directory: String) throws(FileError) -> (any Volume)? {
+        try LocalVolume(of: directory)
+    }
 
     package func lock(_ path: String) throws(FileError) -> (any FileLock)? {
         let descriptor = try call("open", path) {

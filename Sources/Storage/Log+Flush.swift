@@ -52,6 +52,46 @@ package struct FlushTicket: Sendable {
         }
     }
 
+    /// Syncs for several logs of one directory together, in one sync of all that is on the volume, or
+    /// two; blocks until that is done.
+    ///
+    /// - Throws: as `perform`.
+    package static func perform(
+        _ tickets: [FlushTicket], on volume: any Volume
+    ) throws(LogError) {
+        for ticket in tickets { try ticket.health.check() }
+        // Someone may have put a partition's folder on another disk, by a link.
+        for ticket in tickets where !ticket.folder.isOn(volume) { try ticket.perform() }
+        let tickets = tickets.filter { !$0.isEmpty && $0.folder.isOn(volume) }
+        if tickets.isEmpty { return }
+        do throws(FileError) {
+            var staged: [FlushTicket] = []
+            for ticket in tickets {
+                if let failure = ticket.failure { throw failure }
+                guard let (bytes, version) = ticket.epochs else { continue }
+                do throws(FileError) {
+                    if try ticket.folder.stageEpochs(bytes, version: version) {
+                        staged.append(ticket)
+                    }
+                } catch {
+                    guard error.isOutOfSpace else { throw error }
+                }
+            }
+            if !staged.isEmpty {
+                // What takes another file's place is durable before.
+                try volume.sync()
+                for ticket in staged { try ticket.folder.installEpochs() }
+            }
+            try volume.sync()
+            for ticket in tickets { ticket.folder.noteSynced() }
+        } catch {
+            // It can't be told whose bytes are lost.
+            for ticket in tickets { ticket.health.fail("\(error)") }
+        }
+        // Another thread may have been told of a loss that this one was not.
+        for ticket in tickets { try ticket.health.check() }
+    }
+
     /// Takes on what `older`, a ticket for the same log, asks for.
     mutating func merge(_ older: FlushTicket) {
         let known = Set(work.map(\.segment))

@@ -1,27 +1,68 @@
 import Glibc
 
-/// Syncs logs on threads of its own, together where many wait for the same (group commit).
+/// Syncs the logs of one directory on threads of its own, together where many wait (group commit).
 ///
-/// All tickets for one log that wait when a thread gets to it cost one sync of each of its files.
-/// Logs are taken in the order in which they began to wait, one thread each.
+/// All tickets for one log that wait when a thread gets to it cost one sync of each of its files. Of
+/// the logs that wait each thread takes the next, or one thread takes all of them and syncs the whole
+/// volume: whatever has lately been cheaper. When the volume takes long, because others have written
+/// much to it, other threads take from that thread what they can sync on their own.
 package final class LogFlusher: @unchecked Sendable {
     // `state` is only touched between `lock` and `unlock` of `condition`.
     private let condition = Condition()
-    private var state = State()
+    private var state: State
+    private let volume: (any Volume)?
     private var threads: [pthread_t] = []
 
     package typealias Completion = @Sendable (Result<Void, LogError>) -> Void
 
-    private struct State {
-        /// The logs that wait and are not being synced, in order; their tickets keep them alive.
-        var order: [ObjectIdentifier] = []
-        var waiting: [ObjectIdentifier: (ticket: FlushTicket, completions: [Completion])] = [:]
-        /// The logs that a thread is syncing now.
-        var busy: Set<ObjectIdentifier> = []
-        var isStopping = false
+    private struct Waiting {
+        var ticket: FlushTicket
+        var completions: [Completion]
     }
 
-    package init(threads count: Int = 2) {
+    /// A sync of the volume that is going on, one at a time.
+    private struct Together {
+        /// The logs it is for, but for those that were taken from it.
+        var logs: [(folder: ObjectIdentifier, waiting: Waiting)]
+        /// From when on it takes too long.
+        var limit: Double
+    }
+
+    private struct State {
+        /// The logs that wait and are not being synced, in order; their tickets keep them alive.
+        var order: ArraySlice<ObjectIdentifier> = []
+        var waiting: [ObjectIdentifier: Waiting] = [:]
+        /// The logs that a thread is syncing now.
+        var busy: Set<ObjectIdentifier> = []
+        var together: Together?
+        var costs: FlushCosts
+        /// The threads that wait for something to do, and those of them that also look at the time.
+        var sleepers = 0
+        var watchers = 0
+        var isStopping = false
+        var counts = Counts()
+    }
+
+    /// What was done so far.
+    package struct Counts: Sendable {
+        /// Logs that were synced, each on its own.
+        package var alone = 0
+        /// Syncs of the volume, and the logs that these were for.
+        package var together = 0
+        package var logsTogether = 0
+    }
+
+    private enum Step {
+        case one(ObjectIdentifier, Waiting)
+        case together([Waiting])
+        case sleep(until: Double?)
+    }
+
+    /// - Parameter volume: what the directory is on, if that may be synced as a whole; opened before
+    ///   anything is written that is to be flushed.
+    package init(volume: (any Volume)? = nil, threads count: Int = 2) {
+        self.volume = volume
+        state = State(costs: FlushCosts(threads: count))
         for _ in 0..<max(1, count) {
             let argument = Unmanaged.passRetained(self)
             var thread = pthread_t()
@@ -40,6 +81,12 @@ package final class LogFlusher: @unchecked Sendable {
         }
     }
 
+    package var counts: Counts {
+        condition.lock()
+        defer { condition.unlock() }
+        return state.counts
+    }
+
     /// Performs `ticket` and then calls `completion` on a thread of the flusher.
     ///
     /// Once a sync has failed, all that follow in the same log directory fail with the same error.
@@ -50,15 +97,18 @@ package final class LogFlusher: @unchecked Sendable {
             return completion(.failure(.closed))
         }
         let folder = ObjectIdentifier(ticket.folder)
-        if let (older, completions) = state.waiting.removeValue(forKey: folder) {
+        if state.waiting[folder] != nil {
             var merged = ticket
-            merged.merge(older)
-            state.waiting[folder] = (merged, completions + [completion])
+            if let older = state.waiting[folder]?.ticket { merged.merge(older) }
+            state.waiting[folder]?.ticket = merged
+            state.waiting[folder]?.completions.append(completion)
         } else {
-            state.waiting[folder] = (ticket, [completion])
+            state.waiting[folder] = Waiting(ticket: ticket, completions: [completion])
             if !state.busy.contains(folder) {
                 state.order.append(folder)
-                condition.wakeOne()
+                // While the volume is being synced, this waits for the next time.
+                let mayGo = state.together.map { Condition.now >= $0.limit } ?? true
+                if mayGo, state.sleepers > 0 { condition.wakeOne() }
             }
         }
         condition.unlock()
@@ -77,58 +127,114 @@ package final class LogFlusher: @unchecked Sendable {
 
     private func run() {
         condition.lock()
-        while true {
-            guard !state.order.isEmpty else {
-                if state.isStopping, state.busy.isEmpty { break }
-                condition.wait()
-                continue
+        loop: while true {
+            switch nextStep() {
+            case .one(let folder, let waiting): flush(folder, waiting)
+            case .together(let all): flush(all)
+            case .sleep(let limit):
+                if state.isStopping, state.busy.isEmpty { break loop }
+                state.sleepers += 1
+                if let limit {
+                    state.watchers += 1
+                    condition.wait(until: limit)
+                    state.watchers -= 1
+                } else {
+                    condition.wait()
+                }
+                state.sleepers -= 1
             }
-            let folder = state.order.removeFirst()
-            guard let (ticket, completions) = state.waiting.removeValue(forKey: folder) else {
-                continue
-            }
-            state.busy.insert(folder)
-            condition.unlock()
-            let result: Result<Void, LogError>
-            do throws(LogError) {
-                result = .success(try ticket.perform())
-            } catch {
-                result = .failure(error)
-            }
-            for completion in completions { completion(result) }
-            condition.lock()
-            state.busy.remove(folder)
-            if state.waiting[folder] != nil { state.order.append(folder) }
-            // Others may wait for the end of the last one.
-            if state.isStopping { condition.wakeAll() }
         }
         condition.unlock()
     }
-}
 
-/// A lock that threads can wait at.
-private final class Condition: @unchecked Sendable {
-    // Both stay at one address, and are made for use by many threads.
-    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-
-    init() {
-        mutex.initialize(to: pthread_mutex_t())
-        condition.initialize(to: pthread_cond_t())
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(condition, nil)
+    private func nextStep() -> Step {
+        if let together = state.together {
+            // What comes meanwhile is best left to the next, unless there is no telling when.
+            guard Condition.now >= together.limit else { return .sleep(until: together.limit) }
+            guard let next = takeNext() ?? state.together?.logs.popLast() else {
+                return .sleep(until: nil)
+            }
+            return .one(next.folder, next.waiting)
+        }
+        let count = state.order.count
+        if volume != nil, count > 1, state.costs.prefersTogether(count, at: Condition.now) {
+            return takeAll()
+        }
+        guard let next = takeNext() else { return .sleep(until: nil) }
+        // One thread is woken for each that is submitted, but not for those that a thread hands back.
+        if !state.order.isEmpty, state.sleepers > 0 { condition.wakeOne() }
+        return .one(next.folder, next.waiting)
     }
 
-    deinit {
-        pthread_cond_destroy(condition)
-        pthread_mutex_destroy(mutex)
-        condition.deallocate()
-        mutex.deallocate()
+    private func takeNext() -> (folder: ObjectIdentifier, waiting: Waiting)? {
+        while let folder = state.order.popFirst() {
+            guard let waiting = state.waiting.removeValue(forKey: folder) else { continue }
+            state.busy.insert(folder)
+            return (folder, waiting)
+        }
+        return nil
     }
 
-    func lock() { pthread_mutex_lock(mutex) }
-    func unlock() { pthread_mutex_unlock(mutex) }
-    func wait() { pthread_cond_wait(condition, mutex) }
-    func wakeOne() { pthread_cond_signal(condition) }
-    func wakeAll() { pthread_cond_broadcast(condition) }
+    private func takeAll() -> Step {
+        var together = Together(logs: [], limit: 0)
+        while let next = takeNext() { together.logs.append(next) }
+        together.limit = Condition.now + state.costs.limit(together.logs.count)
+        state.together = together
+        // Somebody has to watch the time.
+        if state.watchers == 0, state.sleepers > 0 { condition.wakeOne() }
+        return .together(together.logs.map(\.waiting))
+    }
+
+    /// Syncs one log; the lock is held before and after.
+    private func flush(_ folder: ObjectIdentifier, _ waiting: Waiting) {
+        condition.unlock()
+        let start = Condition.now
+        let result = Self.result { () throws(LogError) in try waiting.ticket.perform() }
+        let seconds = Condition.now - start
+        for completion in waiting.completions { completion(result) }
+        condition.lock()
+        if !waiting.ticket.isEmpty { state.costs.noteAlone(seconds) }
+        state.counts.alone += 1
+        release(folder)
+        // Others may wait for the end of the last one.
+        if state.isStopping { condition.wakeAll() }
+    }
+
+    /// Syncs the volume for many logs; the lock is held before and after.
+    private func flush(_ all: [Waiting]) {
+        guard let volume else { return }
+        condition.unlock()
+        let start = Condition.now
+        let result = Self.result { () throws(LogError) in
+            try FlushTicket.perform(all.map(\.ticket), on: volume)
+        }
+        let end = Condition.now
+        condition.lock()
+        state.costs.noteTogether(all.count, end - start, at: end)
+        state.counts.together += 1
+        state.counts.logsTogether += all.count
+        let left = state.together?.logs ?? []
+        state.together = nil
+        condition.unlock()
+        for (_, waiting) in left {
+            for completion in waiting.completions { completion(result) }
+        }
+        condition.lock()
+        for (folder, _) in left { release(folder) }
+        if state.isStopping { condition.wakeAll() }
+    }
+
+    /// The log may be synced again, and is if something came meanwhile.
+    private func release(_ folder: ObjectIdentifier) {
+        state.busy.remove(folder)
+        if state.waiting[folder] != nil { state.order.append(folder) }
+    }
+
+    private static func result(_ body: () throws(LogError) -> Void) -> Result<Void, LogError> {
+        do throws(LogError) {
+            return .success(try body())
+        } catch {
+            return .failure(error)
+        }
+    }
 }

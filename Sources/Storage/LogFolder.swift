@@ -12,6 +12,12 @@ final class LogFolder: Sendable {
         var isSettled: Bool
         /// The newest version of the leader epochs that is in their file, durably.
         var writtenEpochs: UInt64 = 0
+        /// A version that is written beside the file, and takes its place when it is durable.
+        var staged: UInt64?
+        /// A version that has taken the file's place, and has to become durable there.
+        var installed: UInt64?
+        /// Whether the folder is on the file system that its log directory is on.
+        var isOnVolume: Bool?
         /// Segments that the log has no more, and whose files are still called as before.
         var retired: [SegmentName] = []
         /// Segments that are being replaced.
@@ -49,8 +55,67 @@ final class LogFolder: Sendable {
         try state.withLock { state throws(FileError) in
             guard let path = state.path, version > state.writtenEpochs else { return }
             try settle(&state)
+            state.staged = nil
+            state.installed = nil
             try fileSystem.replaceFile(EpochCache.fileName, in: path, with: bytes)
             state.writtenEpochs = version
+        }
+    }
+
+    /// Writes the leader epochs beside their file; in its place they come by `installEpochs`.
+    ///
+    /// - Returns: whether they are to be installed; not if a newer version is there already.
+    func stageEpochs(_ bytes: [UInt8], version: UInt64) throws(FileError) -> Bool {
+        try state.withLock { state throws(FileError) in
+            guard let path = state.path, version > state.writtenEpochs else { return false }
+            state.staged = nil
+            let temporary = "\(path)/\(Self.stagedEpochs)"
+            do throws(FileError) {
+                let file = try fileSystem.open(temporary, .create)
+                try file.write(array: bytes, at: 0)
+            } catch {
+                try? fileSystem.remove(temporary)
+                throw error
+            }
+            state.staged = version
+            return true
+        }
+    }
+
+    /// Replaces the file with the leader epochs by what was staged, and is durable by now.
+    func installEpochs() throws(FileError) {
+        try state.withLock { state throws(FileError) in
+            // The log was deleted meanwhile, or has written something newer itself.
+            guard let path = state.path, let staged = state.staged else { return }
+            state.staged = nil
+            // What was synced holds all that was written in the folder, and the folder itself.
+            state.isSettled = true
+            try fileSystem.rename(
+                "\(path)/\(Self.stagedEpochs)", to: "\(path)/\(EpochCache.fileName)")
+            state.installed = staged
+        }
+    }
+
+    /// Takes note that everything in the folder is durable, what was installed among it.
+    func noteSynced() {
+        state.withLock { state in
+            state.isSettled = true
+            guard let installed = state.installed else { return }
+            state.installed = nil
+            state.writtenEpochs = max(state.writtenEpochs, installed)
+        }
+    }
+
+    private static let stagedEpochs = "\(EpochCache.fileName).tmp"
+
+    /// Whether `volume`, always the same one, is what has to be synced for this folder.
+    func isOn(_ volume: any Volume) -> Bool {
+        state.withLock { state in
+            if let isOnVolume = state.isOnVolume { return isOnVolume }
+            guard let path = state.path else { return true }
+            let isOnVolume = volume.contains(path)
+            state.isOnVolume = isOnVolume
+            return isOnVolume
         }
     }
 

@@ -74,7 +74,12 @@ private struct Run {
     mutating func flush() throws {
         let ticket = log.prepareFlush()
         if Bool.random(using: &generator) { try append() }
-        try ticket.perform()
+        if Bool.random(using: &generator) {
+            try ticket.perform()
+        } else {
+            let volume = try #require(try disk.volume(of: "/data"))
+            try FlushTicket.perform([ticket], on: volume)
+        }
         model.durable = log.completeFlush(ticket)
     }
 

@@ -223,6 +223,10 @@ final class SimulatedDisk: FileSystem {
         }
     }
 
+    func volume(of directory: String) throws(FileError) -> (any Volume)? {
+        SimulatedVolume(directory, disk: self)
+    }
+
     func lock(_ path: String) throws(FileError) -> (any FileLock)? { NoLock() }
 
     private final class NoLock: FileLock {
@@ -370,6 +374,19 @@ extension SimulatedDisk.Inode {
     func dropCache() {
         if changes.isEmpty { current = durable }
     }
+}
+
+private final class SimulatedVolume: Volume {
+    private let directory: String
+    private let disk: SimulatedDisk
+
+    init(_ directory: String, disk: SimulatedDisk) {
+        self.directory = directory
+        self.disk = disk
+    }
+
+    func sync() throws(FileError) { _ = try disk.syncFileSystem(directory) }
+    func contains(_ directory: String) -> Bool { true }
 }
 
 private final class SimulatedFile: File {

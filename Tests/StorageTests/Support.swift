@@ -189,6 +189,25 @@ final class FaultyFileSystem: FileSystem {
         return try disk.syncFileSystem(path)
     }
     func lock(_ path: String) throws(FileError) -> (any FileLock)? { try disk.lock(path) }
+    func volume(of directory: String) throws(FileError) -> (any Volume)? {
+        FaultyVolume(directory, fileSystem: self)
+    }
+}
+
+/// A volume whose syncs are noted as "sync volume" and its directory, and may fail.
+private final class FaultyVolume: Volume {
+    private let path: String
+    private let fileSystem: FaultyFileSystem
+
+    init(_ path: String, fileSystem: FaultyFileSystem) {
+        self.path = path
+        self.fileSystem = fileSystem
+    }
+
+    func sync() throws(FileError) {
+        if let failure = fileSystem.failure("sync volume", path) { throw failure }
+    }
+    func contains(_ directory: String) -> Bool { true }
 }
 
 private final class FaultyFile: File {
