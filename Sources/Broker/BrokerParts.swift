@@ -226,6 +226,18 @@ extension ReplicaManager.Options {
             case .os: .os
             }
         segmentBytes = configuration.logSegmentBytes
+        segmentAge = configuration.logRoll
+        segmentIndexBytes = configuration.logIndexMaxBytes
+        indexIntervalBytes = configuration.logIndexIntervalBytes
+        cleanupPolicy = configuration.logCleanupPolicy.map(\.rawValue).joined(separator: ",")
+        let milliseconds = configuration.logRetentionMilliseconds
+        retention = milliseconds < 0 ? nil : .milliseconds(milliseconds)
+        retentionBytes =
+            configuration.logRetentionBytes < 0 ? nil : configuration.logRetentionBytes
+        timestamps = TimestampSettings(
+            type: configuration.messageTimestampType == .append ? .append : .create,
+            beforeMax: configuration.messageTimestampBeforeMaxMilliseconds,
+            afterMax: configuration.messageTimestampAfterMaxMilliseconds)
         retentionCheckInterval = configuration.logRetentionCheckInterval
         fileDeleteDelay = configuration.logSegmentDeleteDelay
         maxMessageBytes = configuration.messageMaxBytes

@@ -71,10 +71,11 @@ extension Replica {
                 )
             }
         }
+        let wallClock = environment.wallClock()
         let stored: ByteBuffer
         let headers: [RecordBatchHeader]
         do throws(RecordError) {
-            (stored, headers) = try settings.appendRules.apply(to: batches)
+            (stored, headers) = try settings.appendRules(at: wallClock).apply(to: batches)
         } catch {
             throw RPCError(error.code, "\(error)")
         }
@@ -90,7 +91,8 @@ extension Replica {
             end: offsets.upperBound,
             outcome: ProduceOutcome(
                 baseOffset: offsets.lowerBound,
-                count: headers.reduce(0) { $0 + Int($1.recordCount) }),
+                count: headers.reduce(0) { $0 + Int($1.recordCount) },
+                appendTime: settings.timestamps.isAppendTime ? wallClock : nil),
             deadline: shard.now + timeout, completion: completion)
     }
 

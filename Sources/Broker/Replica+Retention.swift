@@ -260,6 +260,7 @@ extension Replica {
     /// Renames the files now and removes them a little later, when whoever reads them has finished.
     private func remove(_ retired: RetiredSegments) {
         let environment = environment
+        let delay = TimeAmount.nanoseconds(settings.fileDeleteDelay.nanoseconds)
         let name = name
         let eventLoop = eventLoop
         let attempt: @Sendable (String, () throws(LogError) -> Void) -> Void = { what, body in
@@ -274,7 +275,7 @@ extension Replica {
         }
         environment.onPool {
             attempt("rename") { () throws(LogError) in try retired.rename() }
-            eventLoop.scheduleTask(in: .nanoseconds(environment.fileDeleteDelay.nanoseconds)) {
+            eventLoop.scheduleTask(in: delay) {
                 environment.onPool {
                     attempt("remove") { () throws(LogError) in try retired.remove() }
                 }

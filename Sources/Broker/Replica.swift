@@ -194,8 +194,7 @@ final class Replica: @unchecked Sendable {
     }
 
     private func applySettings(to log: Log) {
-        log.config.segmentBytes = settings.segmentBytes
-        log.config.segmentAge = settings.segmentAge
+        settings.apply(to: &log.config)
     }
 
     /// Brokers or settings changed.

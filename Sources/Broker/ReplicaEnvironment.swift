@@ -1,4 +1,5 @@
 import Essentials
+import FoundationEssentials
 import Logging
 import NIOPosix
 
@@ -8,22 +9,27 @@ final class ReplicaEnvironment: Sendable {
     let fetchers: ReplicaFetchers
     let proposals: ReplicaProposals
     let reports: ReplicaReports
-    /// How long the files of removed records stay.
-    let fileDeleteDelay: Duration
+    /// The clock on the wall, in milliseconds since 1970; it may step either way.
+    let wallClock: @Sendable () -> Int64
     let logger: Logger
     private let pool: NIOThreadPool
 
     init(
         nodeID: NodeID, fetchers: ReplicaFetchers, proposals: ReplicaProposals,
-        reports: ReplicaReports, pool: NIOThreadPool, fileDeleteDelay: Duration, logger: Logger
+        reports: ReplicaReports, pool: NIOThreadPool, wallClock: @escaping @Sendable () -> Int64,
+        logger: Logger
     ) {
         self.pool = pool
-        self.fileDeleteDelay = fileDeleteDelay
+        self.wallClock = wallClock
         self.nodeID = nodeID
         self.fetchers = fetchers
         self.proposals = proposals
         self.reports = reports
         self.logger = logger
+    }
+
+    @Sendable static func systemWallClock() -> Int64 {
+        Int64(Date().timeIntervalSince1970 * 1_000)
     }
 
     /// Runs `body` on a storage thread, unless the broker stops first.

@@ -17,7 +17,7 @@ extension ReplicaManager {
         let folder = replica.folder
         folders[folder] = replica.id
         var config = LogConfig()
-        config.segmentBytes = replica.initialSettings.segmentBytes
+        replica.initialSettings.apply(to: &config)
         let mayCreate = !assignedBefore.contains(replica.id)
         let epoch = brokerEpoch
         onPool { [self, disks, config] in
@@ -211,7 +211,11 @@ extension ReplicaManager {
             retentionTimer = controlLoop.scheduleRepeatedTask(
                 initialDelay: interval, delay: interval
             ) { [unowned self] _ in
-                for shard in shards { shard.eventLoop.execute { shard.retain() } }
+                // Records say when they are from, by the clock on the wall.
+                let wallClock = environment.wallClock()
+                for shard in shards {
+                    shard.eventLoop.execute { shard.retain(wallClock: wallClock) }
+                }
             }
         }
     }

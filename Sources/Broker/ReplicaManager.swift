@@ -38,14 +38,30 @@ final class ReplicaManager: @unchecked Sendable {
         var flushPolicy = TopicFlushPolicy.commit
         /// For topics without one of their own (`log.segment.bytes`).
         var segmentBytes = 1 << 30
+        /// For topics without one of their own (`log.roll.ms`).
+        var segmentAge = Duration.seconds(7 * 24 * 3600)
+        /// For topics without one of their own (`log.index.size.max.bytes`).
+        var segmentIndexBytes = 10 << 20
+        /// For topics without one of their own (`log.index.interval.bytes`).
+        var indexIntervalBytes = 4_096
+        /// For topics without one of their own (`log.cleanup.policy`).
+        var cleanupPolicy = "delete"
+        /// For topics without one of their own (`log.retention.ms`); `nil` for ever.
+        var retention: Duration? = .seconds(7 * 24 * 3600)
+        /// For topics without one of their own (`log.retention.bytes`); `nil` for no limit.
+        var retentionBytes: Int64?
+        /// For topics without one of their own (`log.message.timestamp...`).
+        var timestamps = TimestampSettings()
         /// For topics without one of their own (`message.max.bytes`).
         var maxMessageBytes = 1_048_588
         /// How often high watermarks are noted (`replica.high.watermark.checkpoint.interval.ms`).
         var checkpointInterval = Duration.seconds(5)
         /// How often leaders look for records to remove (`log.retention.check.interval.ms`).
         var retentionCheckInterval = Duration.seconds(300)
-        /// How long the files of removed records stay (`log.segment.delete.delay.ms`).
+        /// For topics without one of their own (`log.segment.delete.delay.ms`).
         var fileDeleteDelay = Duration.seconds(60)
+        /// Milliseconds since 1970.
+        var wallClock: @Sendable () -> Int64 = ReplicaEnvironment.systemWallClock
         /// Threads that open, close and delete logs (`num.recovery.threads.per.data.dir`).
         var storageThreads = 2
     }
@@ -136,7 +152,7 @@ final class ReplicaManager: @unchecked Sendable {
             reports: ReplicaReports(
                 nodeID: options.nodeID, eventLoop: controlLoop, brokerEpoch: currentEpoch,
                 send: reportReplicas, logger: logger),
-            pool: pool, fileDeleteDelay: options.fileDeleteDelay, logger: logger)
+            pool: pool, wallClock: options.wallClock, logger: logger)
         service = ReplicaFetchService(clusterID: options.clusterID) { id in
             index.value.withLock { $0.byID[id] }
         }
@@ -362,11 +378,24 @@ extension ReplicaSettings {
             segmentBytes: image.segmentBytes(topic: topic, default: defaults.segmentBytes),
             flushInterval: image.flushInterval(topic: topic, default: defaults.flushInterval),
             flushMessages: image.flushMessages(topic: topic),
-            segmentAge: image.segmentAge(topic: topic),
-            retention: image.deletesOldRecords(topic: topic)
+            segmentAge: image.segmentAge(topic: topic, default: defaults.segmentAge),
+            segmentIndexBytes: image.segmentIndexBytes(
+                topic: topic, default: defaults.segmentIndexBytes),
+            indexIntervalBytes: image.indexIntervalBytes(
+                topic: topic, default: defaults.indexIntervalBytes),
+            fileDeleteDelay: image.fileDeleteDelay(
+                topic: topic, default: defaults.fileDeleteDelay),
+            timestamps: TimestampSettings(
+                type: image.timestampType(topic: topic, default: defaults.timestamps.type),
+                beforeMax: image.timestampBeforeMax(
+                    topic: topic, default: defaults.timestamps.beforeMax),
+                afterMax: image.timestampAfterMax(
+                    topic: topic, default: defaults.timestamps.afterMax)),
+            retention: image.deletesOldRecords(topic: topic, default: defaults.cleanupPolicy)
                 ? RetentionPolicy(
-                    maxAge: image.retention(topic: topic),
-                    minBytes: image.retentionBytes(topic: topic)) : nil)
+                    maxAge: image.retention(topic: topic, default: defaults.retention),
+                    minBytes: image.retentionBytes(
+                        topic: topic, default: defaults.retentionBytes)) : nil)
     }
 
     /// What `compression.type` stands for; "producer" is none of the codecs.

@@ -1,5 +1,4 @@
 import Essentials
-import Foundation
 import Logging
 import NIOCore
 import Replication
@@ -53,10 +52,10 @@ final class ReplicaShard: @unchecked Sendable {
     }
 
     /// Lets every leader here remove what its topic keeps no longer.
-    func retain() {
+    ///
+    /// - Parameter wallClock: milliseconds since 1970.
+    func retain(wallClock: Int64) {
         eventLoop.preconditionInEventLoop()
-        // Records say when they are from, by the clock on the wall.
-        let wallClock = Int64(Date().timeIntervalSince1970 * 1_000)
         for replica in replicas.values { replica.retain(wallClock: wallClock) }
     }
 

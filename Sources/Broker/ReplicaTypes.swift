@@ -1,4 +1,5 @@
 import Essentials
+import Metadata
 import NIOCore
 import Records
 import Storage
@@ -8,10 +9,13 @@ struct ProduceOutcome: Equatable, Sendable {
     var baseOffset: Offset
     /// The number of records.
     var count: Int
+    /// The timestamp that all of them got, where it is that of their append.
+    var appendTime: Int64?
 
-    init(baseOffset: Offset, count: Int) {
+    init(baseOffset: Offset, count: Int, appendTime: Int64? = nil) {
         self.baseOffset = baseOffset
         self.count = count
+        self.appendTime = appendTime
     }
 }
 
@@ -89,12 +93,50 @@ struct ReplicaSettings: Equatable, Sendable {
     var flushMessages = Int64.max
     /// The age at which a segment is closed.
     var segmentAge: Duration
+    /// The size of an index at which its segment is closed.
+    var segmentIndexBytes: Int
+    var indexIntervalBytes: Int
+    /// How long the files of removed records stay.
+    var fileDeleteDelay: Duration
+    var timestamps: TimestampSettings
     /// What is removed when it is old or too much; `nil` if only compaction removes anything.
     var retention: RetentionPolicy?
 
     /// What clients' batches must be like, and how they are stored.
-    var appendRules: AppendRules {
-        AppendRules(maxBatchBytes: maxMessageBytes, compression: compression)
+    ///
+    /// - Parameter wallClock: milliseconds since 1970.
+    func appendRules(at wallClock: Int64) -> AppendRules {
+        AppendRules(
+            maxBatchBytes: maxMessageBytes, compression: compression,
+            timestamps: timestamps.rule(at: wallClock))
+    }
+
+    func apply(to config: inout LogConfig) {
+        config.segmentBytes = segmentBytes
+        config.segmentAge = segmentAge
+        config.maxIndexBytes = segmentIndexBytes
+        config.indexIntervalBytes = indexIntervalBytes
+    }
+}
+
+/// What becomes of the timestamps that producers give their records.
+struct TimestampSettings: Equatable, Sendable {
+    var type = TopicTimestampType.create
+    /// How many milliseconds before or after its append a record may claim to be.
+    var beforeMax = Int64.max
+    var afterMax: Int64 = 3_600_000
+
+    var isAppendTime: Bool { type == .append }
+
+    func rule(at wallClock: Int64) -> AppendRules.Timestamps {
+        switch type {
+        case .append: return .append(at: wallClock)
+        case .create:
+            let (earliest, isBelowAll) = wallClock.subtractingReportingOverflow(beforeMax)
+            let (latest, isAboveAll) = wallClock.addingReportingOverflow(afterMax)
+            let lower = isBelowAll ? 0 : max(earliest, 0)
+            return .create(lower...max(lower, isAboveAll ? .max : latest))
+        }
     }
 }
 

@@ -60,10 +60,10 @@ extension ConfigurationKey {
 
     static func milliseconds(
         _ name: String, _ path: any SettingPath<Duration>, _ range: ClosedRange<Int64>,
-        _ documentation: String
+        default defaultText: String? = nil, _ documentation: String
     ) -> ConfigurationKey {
         .text(
-            name, path, form: form(range, unit: "milliseconds"),
+            name, path, form: form(range, unit: "milliseconds"), default: defaultText,
             parse: { text in
                 Int64(text).flatMap { range.contains($0) ? .milliseconds($0) : nil }
             },

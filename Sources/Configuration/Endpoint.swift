@@ -58,6 +58,20 @@ extension NodeConfiguration {
         case os
     }
 
+    /// What becomes of records that a topic keeps no longer.
+    package enum CleanupPolicy: String, Hashable, Sendable, CaseIterable {
+        case delete
+        case compact
+    }
+
+    /// Which time a record's timestamp is.
+    package enum TimestampType: String, Hashable, Sendable, CaseIterable {
+        /// The one that its producer gave it.
+        case create = "CreateTime"
+        /// That of its append.
+        case append = "LogAppendTime"
+    }
+
     /// The least severe message that is logged; the names are those of swift-log.
     package enum LogLevel: String, Hashable, Sendable, CaseIterable {
         case trace, debug, info, notice, warning, error, critical

@@ -3,7 +3,7 @@ import Essentials
 extension NodeConfiguration {
     /// Every key a node knows, in the order in which `millrace config` prints them.
     package static let keys: [ConfigurationKey] =
-        identityKeys + quorumKeys + replicationKeys + topicKeys + processKeys
+        identityKeys + quorumKeys + replicationKeys + topicKeys + logKeys + processKeys
 
     private static let identityKeys: [ConfigurationKey] = [
         .text(
@@ -114,9 +114,64 @@ extension NodeConfiguration {
         .integer(
             "message.max.bytes", \.messageMaxBytes, 1024...1 << 30, unit: "bytes",
             "The largest record batch a producer may send."),
+    ]
+
+    /// Of the logs of topics, and defaults of those that say nothing themselves.
+    private static let logKeys: [ConfigurationKey] = [
+        .text(
+            "log.cleanup.policy", \.logCleanupPolicy, form: "delete, compact or both",
+            parse: { text in
+                let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+                let policies = parts.compactMap { CleanupPolicy(rawValue: $0.trimmingBlanks) }
+                return policies.count == parts.count ? policies : nil
+            },
+            show: { $0.map(\.rawValue).joined(separator: ",") },
+            "What happens to old records: delete removes them by age and size, compact keeps the last "
+                + "record of each key."),
+        .integer(
+            "log.retention.ms", \.logRetentionMilliseconds, -1...Int64.max, unit: "milliseconds",
+            default: "log.retention.minutes", "How long records are kept; -1 for ever."),
+        .integer(
+            "log.retention.minutes", \.logRetentionMinutes, -1...Int64(Int32.max),
+            unit: "minutes", default: "log.retention.hours",
+            "How long records are kept, where log.retention.ms is not set; -1 for ever."),
+        .integer(
+            "log.retention.hours", \.logRetentionHours, -1...Int64(Int32.max), unit: "hours",
+            "How long records are kept, where neither log.retention.ms nor log.retention.minutes is "
+                + "set; -1 for ever."),
+        .integer(
+            "log.retention.bytes", \.logRetentionBytes, -1...Int64.max, unit: "bytes",
+            "How much of a partition is kept at least; -1 for no limit."),
         .integer(
             "log.segment.bytes", \.logSegmentBytes, 65_536...Int(Int32.max), unit: "bytes",
             "A log starts a new segment when the current one would outgrow this."),
+        .milliseconds(
+            "log.roll.ms", \.logRoll, 1...Int64(Int32.max) * 3_600_000,
+            default: "log.roll.hours",
+            "A log starts a new segment when the current one is older than this."),
+        .integer(
+            "log.roll.hours", \.logRollHours, 1...Int64(Int32.max), unit: "hours",
+            "A log starts a new segment when the current one is older than this, where log.roll.ms is "
+                + "not set."),
+        .integer(
+            "log.index.size.max.bytes", \.logIndexMaxBytes, 1024...Int(Int32.max), unit: "bytes",
+            "A log starts a new segment when an index of the current one has grown to this."),
+        .integer(
+            "log.index.interval.bytes", \.logIndexIntervalBytes, 1...1 << 30,
+            unit: "bytes", "How many bytes of records go between two entries of an index."),
+        .text(
+            "log.message.timestamp.type", \.messageTimestampType,
+            form: "one of CreateTime, LogAppendTime", parse: { TimestampType(rawValue: $0) },
+            show: { $0.rawValue },
+            "What a record's timestamp is: its producer's, or the time of its append."),
+        .integer(
+            "log.message.timestamp.before.max.ms", \.messageTimestampBeforeMaxMilliseconds,
+            0...Int64.max, unit: "milliseconds",
+            "How far a producer's timestamp may be before the broker's time."),
+        .integer(
+            "log.message.timestamp.after.max.ms", \.messageTimestampAfterMaxMilliseconds,
+            0...Int64.max, unit: "milliseconds",
+            "How far a producer's timestamp may be after the broker's time."),
         .milliseconds(
             "log.retention.check.interval.ms", \.logRetentionCheckInterval, 1...86_400_000,
             "How often a broker looks for records that its topics keep no longer."),

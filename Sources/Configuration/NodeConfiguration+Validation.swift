@@ -17,6 +17,13 @@ extension NodeConfiguration {
         if !isSet("metadata.log.dir"), let first = logDirectories.first {
             metadataLogDirectory = first
         }
+        // The finer unit comes before the coarser; the bounds of the keys keep the products small.
+        if !isSet("log.retention.ms") {
+            let milliseconds =
+                logRetentionMinutes.map { $0 * 60_000 } ?? logRetentionHours * 3_600_000
+            logRetentionMilliseconds = max(milliseconds, -1)
+        }
+        if !isSet("log.roll.ms") { logRoll = .milliseconds(logRollHours * 3_600_000) }
     }
 
     /// Checks what only shows when the settings are seen together.
@@ -99,6 +106,11 @@ extension NodeConfiguration {
             messageMaxBytes <= logSegmentBytes,
             "message.max.bytes", "must not be above log.segment.bytes",
             "use at most \(logSegmentBytes)")
+        let retentionKeys = ["log.retention.ms", "log.retention.minutes", "log.retention.hours"]
+        try require(
+            logRetentionMilliseconds != 0,
+            retentionKeys.first { origins[$0] != nil } ?? "log.retention.ms",
+            "must not be 0, which would keep no record of any topic", "use -1 for ever")
         if let minInSyncReplicas, let defaultReplicationFactor {
             try require(
                 minInSyncReplicas <= defaultReplicationFactor,

@@ -69,6 +69,31 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var flushInterval: Duration = .milliseconds(1_000)
     // `log.segment.bytes`
     package var logSegmentBytes = 1_073_741_824
+    // `log.index.size.max.bytes`
+    package var logIndexMaxBytes = 10_485_760
+    // `log.index.interval.bytes`
+    package var logIndexIntervalBytes = 4_096
+    /// `log.roll.ms`; after `load` what `log.roll.hours` says, unless it is set itself.
+    package var logRoll: Duration = .milliseconds(604_800_000)
+    // `log.roll.hours`
+    package var logRollHours: Int64 = 168
+    // `log.cleanup.policy`
+    package var logCleanupPolicy: [CleanupPolicy] = [.delete]
+    /// `log.retention.ms`, -1 for ever; after `load` what `log.retention.minutes` says, or else
+    /// `log.retention.hours`, unless it is set itself.
+    package var logRetentionMilliseconds: Int64 = 604_800_000
+    // `log.retention.minutes`
+    package var logRetentionMinutes: Int64?
+    // `log.retention.hours`
+    package var logRetentionHours: Int64 = 168
+    /// `log.retention.bytes`; -1 for no limit.
+    package var logRetentionBytes: Int64 = -1
+    // `log.message.timestamp.type`
+    package var messageTimestampType = TimestampType.create
+    // `log.message.timestamp.before.max.ms`
+    package var messageTimestampBeforeMaxMilliseconds = Int64.max
+    // `log.message.timestamp.after.max.ms`
+    package var messageTimestampAfterMaxMilliseconds: Int64 = 3_600_000
     // `log.retention.check.interval.ms`
     package var logRetentionCheckInterval: Duration = .milliseconds(300_000)
     // `log.segment.delete.delay.ms`

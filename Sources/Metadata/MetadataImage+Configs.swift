@@ -47,19 +47,55 @@ extension MetadataImage {
     }
 
     /// How long records are kept; `nil` for ever.
-    package func retention(topic: String) -> Duration? {
-        let milliseconds = integerOrDefault(topic, .retentionMs)
+    package func retention(
+        topic: String, default fallback: Duration? = .seconds(7 * 24 * 3600)
+    ) -> Duration? {
+        guard let milliseconds = integer(topic, .retentionMs) else { return fallback }
         return milliseconds < 0 ? nil : .milliseconds(milliseconds)
     }
 
     /// The age at which a segment is closed.
-    package func segmentAge(topic: String) -> Duration {
-        .milliseconds(integerOrDefault(topic, .segmentMs))
+    package func segmentAge(
+        topic: String, default fallback: Duration = .seconds(7 * 24 * 3600)
+    ) -> Duration {
+        integer(topic, .segmentMs).map { .milliseconds($0) } ?? fallback
     }
 
     /// How many bytes a partition keeps at least; `nil` without a limit, which is the default.
-    package func retentionBytes(topic: String) -> Int64? {
-        integer(topic, .retentionBytes).flatMap { $0 < 0 ? nil : $0 }
+    package func retentionBytes(topic: String, default fallback: Int64? = nil) -> Int64? {
+        guard let bytes = integer(topic, .retentionBytes) else { return fallback }
+        return bytes < 0 ? nil : bytes
+    }
+
+    /// How long the files of removed records stay.
+    package func fileDeleteDelay(topic: String, default fallback: Duration) -> Duration {
+        integer(topic, .fileDeleteDelayMs).map { .milliseconds($0) } ?? fallback
+    }
+
+    /// The size of an index at which its segment is closed.
+    package func segmentIndexBytes(topic: String, default fallback: Int) -> Int {
+        integer(topic, .segmentIndexBytes).map { Int(clamping: $0) } ?? fallback
+    }
+
+    /// The bytes between two entries of an index.
+    package func indexIntervalBytes(topic: String, default fallback: Int) -> Int {
+        integer(topic, .indexIntervalBytes).map { Int(clamping: $0) } ?? fallback
+    }
+
+    package func timestampType(
+        topic: String, default fallback: TopicTimestampType = .create
+    ) -> TopicTimestampType {
+        topicConfig(topic, key: .messageTimestampType).flatMap(TopicTimestampType.init) ?? fallback
+    }
+
+    /// How many milliseconds before its append a record may claim to be.
+    package func timestampBeforeMax(topic: String, default fallback: Int64) -> Int64 {
+        integer(topic, .messageTimestampBeforeMaxMs) ?? fallback
+    }
+
+    /// How many milliseconds after its append a record may claim to be.
+    package func timestampAfterMax(topic: String, default fallback: Int64) -> Int64 {
+        integer(topic, .messageTimestampAfterMaxMs) ?? fallback
     }
 
     /// The size at which a segment is closed; 1 GiB by default.
@@ -77,16 +113,17 @@ extension MetadataImage {
     }
 
     /// Whether records go when they are too old or too many; otherwise only compaction removes any.
-    package func deletesOldRecords(topic: String) -> Bool {
-        cleanupPolicies(topic).contains("delete")
+    package func deletesOldRecords(topic: String, default fallback: String = "delete") -> Bool {
+        cleanupPolicies(topic, fallback).contains("delete")
     }
 
-    package func compacts(topic: String) -> Bool {
-        cleanupPolicies(topic).contains("compact")
+    package func compacts(topic: String, default fallback: String = "delete") -> Bool {
+        cleanupPolicies(topic, fallback).contains("compact")
     }
 
-    private func cleanupPolicies(_ topic: String) -> [String] {
-        topicConfig(topic, key: .cleanupPolicy).map(ConfigValues.items) ?? ["delete"]
+    /// `fallback` is a list too.
+    private func cleanupPolicies(_ topic: String, _ fallback: String) -> [String] {
+        ConfigValues.items(of: topicConfig(topic, key: .cleanupPolicy) ?? fallback)
     }
 
     private func integerOrDefault(_ topic: String, _ key: TopicConfigKey) -> Int64 {

@@ -5,16 +5,22 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
     case cleanupPolicy = "cleanup.policy"
     case compressionType = "compression.type"
     case deleteRetentionMs = "delete.retention.ms"
+    case fileDeleteDelayMs = "file.delete.delay.ms"
     case flushMessages = "flush.messages"
     case flushMs = "flush.ms"
     case flushPolicy = "flush.policy"
+    case indexIntervalBytes = "index.interval.bytes"
     case maxMessageBytes = "max.message.bytes"
+    case messageTimestampAfterMaxMs = "message.timestamp.after.max.ms"
+    case messageTimestampBeforeMaxMs = "message.timestamp.before.max.ms"
+    case messageTimestampType = "message.timestamp.type"
     case minCleanableDirtyRatio = "min.cleanable.dirty.ratio"
     case minCompactionLagMs = "min.compaction.lag.ms"
     case minInSyncReplicas = "min.insync.replicas"
     case retentionBytes = "retention.bytes"
     case retentionMs = "retention.ms"
     case segmentBytes = "segment.bytes"
+    case segmentIndexBytes = "segment.index.bytes"
     case segmentMs = "segment.ms"
     case uncleanLeaderElection = "unclean.leader.election.enable"
 
@@ -35,7 +41,7 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
         return switch self {
         case .cleanupPolicy:
             topic(
-                .listOf(["delete", "compact"]), default: "delete",
+                .listOf(["delete", "compact"]), default: "delete", nodeKey: "log.cleanup.policy",
                 "What happens to old records: delete removes them by age and size, compact keeps "
                     + "the last record of each key.")
         case .compressionType:
@@ -50,6 +56,11 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
             topic(
                 .integer(1...Int64.max), default: "9223372036854775807",
                 "How many records may be appended unflushed under flush.policy=interval.")
+        case .fileDeleteDelayMs:
+            topic(
+                .integer(0...86_400_000, unit: milliseconds), default: "60000",
+                nodeKey: "log.segment.delete.delay.ms",
+                "How long the files of removed records stay, renamed, before they are removed.")
         case .flushMs:
             topic(
                 .integer(1...3_600_000, unit: milliseconds), default: "1000", nodeKey: "flush.ms",
@@ -60,10 +71,32 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
                 nodeKey: "flush.policy",
                 "When an append is made durable: commit (before it is acknowledged), interval (by "
                     + "flush.ms and flush.messages) or os (when the system does it).")
+        case .indexIntervalBytes:
+            topic(
+                .integer(1...1 << 30, unit: "bytes"), default: "4096",
+                nodeKey: "log.index.interval.bytes",
+                "How many bytes of records go between two entries of an index; segments that are "
+                    + "there keep theirs.")
         case .maxMessageBytes:
             topic(
                 .integer(0...Int64(Int32.max), unit: "bytes"), default: "1048588",
                 nodeKey: "message.max.bytes", "The largest record batch a producer may send.")
+        case .messageTimestampAfterMaxMs:
+            topic(
+                .integer(0...Int64.max, unit: milliseconds), default: "3600000",
+                nodeKey: "log.message.timestamp.after.max.ms",
+                "How far a producer's timestamp may be after the broker's time.")
+        case .messageTimestampBeforeMaxMs:
+            topic(
+                .integer(0...Int64.max, unit: milliseconds), default: "9223372036854775807",
+                nodeKey: "log.message.timestamp.before.max.ms",
+                "How far a producer's timestamp may be before the broker's time.")
+        case .messageTimestampType:
+            topic(
+                .oneOf(TopicTimestampType.allCases.map(\.rawValue)), default: "CreateTime",
+                nodeKey: "log.message.timestamp.type",
+                "What a record's timestamp is: its producer's (CreateTime), or the time of its append "
+                    + "(LogAppendTime).")
         case .minCleanableDirtyRatio:
             topic(
                 .ratio, default: "0.5",
@@ -81,19 +114,27 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
         case .retentionBytes:
             topic(
                 .integer(-1...Int64.max, unit: "bytes"), default: "-1",
+                nodeKey: "log.retention.bytes",
                 "How much of a partition is kept at least; -1 for no limit.")
         case .retentionMs:
             topic(
                 .integer(-1...Int64.max, unit: milliseconds), default: "604800000",
+                nodeKey: "log.retention.ms",
                 "How long records are kept; -1 for ever.")
         case .segmentBytes:
             topic(
                 .integer(1024...Int64(Int32.max), unit: "bytes"), default: "1073741824",
                 nodeKey: "log.segment.bytes",
                 "A log starts a new segment when the current one would outgrow this.")
+        case .segmentIndexBytes:
+            topic(
+                .integer(1024...Int64(Int32.max), unit: "bytes"), default: "10485760",
+                nodeKey: "log.index.size.max.bytes",
+                "A log starts a new segment when an index of the current one has grown to this.")
         case .segmentMs:
             topic(
                 .integer(1...Int64.max, unit: milliseconds), default: "604800000",
+                nodeKey: "log.roll.ms",
                 "A log starts a new segment when the current one is older than this.")
         case .uncleanLeaderElection:
             topic(
@@ -175,6 +216,14 @@ package enum ClusterConfigKey: String, CaseIterable, Sendable {
                 "The partitions of a topic that is created without a number.")
         }
     }
+}
+
+/// What the timestamps of a topic's records are.
+package enum TopicTimestampType: String, CaseIterable, Sendable {
+    /// What their producers said.
+    case create = "CreateTime"
+    /// When they were appended.
+    case append = "LogAppendTime"
 }
 
 /// When appended records must be on stable storage.

@@ -291,12 +291,23 @@ package nonisolated struct WireProduceResult: Sendable {
 
   package var message: String = String()
 
+  /// The records' timestamp, in milliseconds since 1970, where message.timestamp.type is LogAppendTime.
+  package var timestamp: Int64 {
+    get {_timestamp ?? 0}
+    set {_timestamp = newValue}
+  }
+  /// Returns true if `timestamp` has been explicitly set.
+  package var hasTimestamp: Bool {self._timestamp != nil}
+  /// Clears the value of `timestamp`. Subsequent reads from it will return its default value.
+  package mutating func clearTimestamp() {self._timestamp = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _partition: Int32? = nil
   fileprivate var _baseOffset: Int64? = nil
+  fileprivate var _timestamp: Int64? = nil
 }
 
 package nonisolated struct WireRecord: Sendable {
@@ -961,7 +972,7 @@ nonisolated extension WireProduceResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension WireProduceResult: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ProduceResult"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{3}base_offset\0\u{1}count\0\u{1}error\0\u{1}message\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}partition\0\u{3}base_offset\0\u{1}count\0\u{1}error\0\u{1}message\0\u{1}timestamp\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -974,6 +985,7 @@ nonisolated extension WireProduceResult: SwiftProtobuf.Message, SwiftProtobuf._M
       case 3: try { try decoder.decodeSingularInt32Field(value: &self.count) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self.error) }()
       case 5: try { try decoder.decodeSingularStringField(value: &self.message) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self._timestamp) }()
       default: break
       }
     }
@@ -999,6 +1011,9 @@ nonisolated extension WireProduceResult: SwiftProtobuf.Message, SwiftProtobuf._M
     if !self.message.isEmpty {
       try visitor.visitSingularStringField(value: self.message, fieldNumber: 5)
     }
+    try { if let v = self._timestamp {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 6)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1008,6 +1023,7 @@ nonisolated extension WireProduceResult: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.count != rhs.count {return false}
     if lhs.error != rhs.error {return false}
     if lhs.message != rhs.message {return false}
+    if lhs._timestamp != rhs._timestamp {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

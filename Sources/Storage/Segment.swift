@@ -255,8 +255,7 @@ final class Segment {
             let times = try? fileSystem.readFile("\(directory)/\(name.timeIndex)")
         else { return nil }
         return SegmentIndex(
-            offsets: offsets, times: times, baseOffset: baseOffset, segmentSize: size,
-            interval: interval)
+            offsets: offsets, times: times, baseOffset: baseOffset, segmentSize: size)
     }
 
     private func walk(_ index: SegmentIndex, from start: Int) throws(LogError) -> SegmentIndex {

@@ -31,7 +31,7 @@ struct SegmentIndex: Equatable {
     }
 
     let baseOffset: Offset
-    let interval: Int
+    private(set) var interval: Int
     private(set) var offsets: [OffsetEntry] = []
     private(set) var times: [TimeEntry] = []
     private var bytesSinceEntry = 0
@@ -153,11 +153,13 @@ extension SegmentIndex {
     }
 
     /// The index that these files hold; `nil` unless both are whole and this segment's.
+    ///
+    /// Its interval is what it was made with, whatever the log's is now.
     init?(
         offsets offsetBytes: [UInt8], times timeBytes: [UInt8], baseOffset: Offset,
-        segmentSize: Int, interval: Int
+        segmentSize: Int
     ) {
-        self.init(baseOffset: baseOffset, interval: interval)
+        self.init(baseOffset: baseOffset, interval: 0)
         guard
             var offsetEntries = unfooted(offsetBytes, segmentSize),
             var timeEntries = unfooted(timeBytes, segmentSize),
@@ -191,8 +193,10 @@ extension SegmentIndex {
                 footer.readMultipleIntegers(
                     as: (UInt32, Int64, Int64, Int64, Int64, UInt32).self),
             stored == crc, magic == Self.magic, base == baseOffset.rawValue,
-            size == Int64(segmentSize), interval == Int64(self.interval), bytesSinceEntry >= 0
+            size == Int64(segmentSize), (1...1 << 30).contains(interval), bytesSinceEntry >= 0,
+            self.interval == 0 || interval == Int64(self.interval)
         else { return nil }
+        self.interval = Int(interval)
         self.bytesSinceEntry = Int(bytesSinceEntry)
         return entries
     }

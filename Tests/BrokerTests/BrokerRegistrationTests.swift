@@ -44,7 +44,7 @@ import Testing
             #expect(request.clusterID == "c" && request.brokerID == 7)
             #expect(request.host == "h" && request.port == 4711 && request.rack == "r1")
             #expect(request.previousBrokerEpoch == 9)
-            #expect(request.minFeatureLevel == 1 && request.maxFeatureLevel == 2)
+            #expect(request.minFeatureLevel == 1 && request.maxFeatureLevel == 3)
             let second = WireRegisterBrokerRequest(
                 configuration(paths), clusterID: "c",
                 directories: RegisteredDirectories(missing: 3), port: 4711, previousEpoch: 9)

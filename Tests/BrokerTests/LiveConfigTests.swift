@@ -6,6 +6,7 @@ import NIOCore
 import NIOPosix
 import Protocol
 import RPC
+import Records
 import Storage
 import Testing
 
@@ -116,6 +117,97 @@ struct LiveConfigTests {
             for _ in 0..<5 { _ = try await cluster.produce([value], to: "t", at: 1) }
             #expect(try cluster.segments("t", at: 1).count == 6)
             #expect(try await cluster.consume("t", at: 1).count == 10)
+        }
+    }
+
+    @Test("segment.index.bytes, index.interval.bytes and file.delete.delay.ms of a log in use")
+    func indexes() async throws {
+        try await ReplicaCluster.run(brokers: [1]) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1])
+            let value = String(repeating: "x", count: 1_000)
+            for _ in 0..<5 { _ = try await cluster.produce([value], to: "t", at: 1) }
+            set("index.interval.bytes", "1", of: .topic("t"), in: cluster)
+            set("segment.index.bytes", "1024", of: .topic("t"), in: cluster)
+            set("segment.bytes", "6000", of: .topic("t"), in: cluster)
+            set("file.delete.delay.ms", "3", of: .clusterDefault, in: cluster)
+            try await cluster.eventually("it is known") {
+                let settings = try await settings(cluster)
+                return settings.segmentBytes == 6_000 && settings.indexIntervalBytes == 1
+                    && settings.fileDeleteDelay == .milliseconds(3)
+            }
+            _ = try await cluster.produce([value], to: "t", at: 1)
+            set("segment.bytes", nil, of: .topic("t"), in: cluster)
+            try await cluster.eventually("it is known") {
+                try await settings(cluster).segmentBytes == 1 << 30
+            }
+            // An entry for each batch, until the index is full.
+            for _ in 0..<150 { _ = try await cluster.produce(["y"], to: "t", at: 1) }
+            let bases = try cluster.segments("t", at: 1).keys.sorted()
+            #expect(bases.count == 3)
+            #expect(try await cluster.consume("t", at: 1).count == 156)
+            await cluster.stop(1)
+            try await cluster.start(1)
+            try await cluster.eventually("all is there") {
+                try await cluster.status("t", at: 1).end == 156
+            }
+        }
+    }
+
+    private func timestamps(_ cluster: ReplicaCluster) async throws -> [Int64] {
+        var reader = RecordReader(try await cluster.batches("t", at: 1))
+        var timestamps: [Int64] = []
+        while let record = try reader.next() { timestamps.append(record.timestamp) }
+        return timestamps
+    }
+
+    @Test(
+        "message.timestamp.type decides whose time the next records have", arguments: [false, true])
+    func timestampType(_ isCompressed: Bool) async throws {
+        let now: Int64 = 1_700_000_123_456
+        try await ReplicaCluster.run(
+            brokers: [1, 2], configure: { $0.wallClock = { now } }
+        ) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1, 2])
+            let first = try await cluster.produce(["a"], to: "t", at: 1)
+            #expect(first.appendTime == nil)
+            set("message.timestamp.type", "LogAppendTime", of: .topic("t"), in: cluster)
+            try await cluster.eventually("it is known") {
+                try await settings(cluster).timestamps.type == .append
+            }
+            let second = try await cluster.produce(
+                ["b", "c"], to: "t", at: 1, compression: isCompressed ? .gzip : .none)
+            #expect(second.appendTime == now)
+            #expect(try await timestamps(cluster) == [1_700_000_000_000, now, now])
+            #expect(try cluster.segments("t", at: 1) == cluster.segments("t", at: 2))
+        }
+    }
+
+    @Test("How far a producer's timestamps may be off is the topic's to say")
+    func timestampRange() async throws {
+        // The producer's are 1,700,000,000,000.
+        let early: Int64 = 1_700_000_000_000 - 3_600_000
+        try await ReplicaCluster.run(
+            brokers: [1], configure: { $0.wallClock = { early - 1 } }
+        ) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1])
+            #expect(
+                await code { try await cluster.produce(["x"], to: "t", at: 1) }
+                    == .invalidTimestamp)
+            set("message.timestamp.after.max.ms", "3600001", of: .topic("t"), in: cluster)
+            try await cluster.eventually("it is taken") {
+                await code { try await cluster.produce(["x"], to: "t", at: 1) } == nil
+            }
+        }
+        try await ReplicaCluster.run(
+            brokers: [1], configure: { $0.wallClock = { 1_700_000_001_001 } }
+        ) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1])
+            _ = try await cluster.produce(["x"], to: "t", at: 1)
+            set("message.timestamp.before.max.ms", "1000", of: .topic("t"), in: cluster)
+            try await cluster.eventually("it is refused") {
+                await code { try await cluster.produce(["x"], to: "t", at: 1) }
+                    == .invalidTimestamp
+            }
         }
     }
 

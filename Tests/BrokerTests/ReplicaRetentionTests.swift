@@ -4,6 +4,7 @@ import Metadata
 import NIOCore
 import RPC
 import Storage
+import Synchronization
 import Testing
 
 @testable import Broker
@@ -113,6 +114,37 @@ struct ReplicaRetentionTests {
         }
     }
 
+    @Test(
+        "D13: a step of the clock makes retention err by no more than the step, and no timer moves")
+    func clockSteps() async throws {
+        let day: Int64 = 86_400_000
+        let clock = SteppingClock(1_700_000_000_000 + day)
+        try await ReplicaCluster.run(
+            brokers: [1],
+            configure: { options in
+                quick(&options)
+                options.wallClock = { clock.read() }
+            }
+        ) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1])
+            set("retention.ms", "\(3 * day)", in: cluster)
+            _ = try await cluster.produce(["x"], to: "t", at: 1)
+            // Two days old at most, whatever the clock says: it is kept for one more.
+            for step in [day, -day, -day, day, day] {
+                clock.step(by: step)
+                let readings = clock.readings
+                try await cluster.eventually("the checks go on") { clock.readings > readings + 3 }
+                #expect(try await start(cluster, at: 1) == 0)
+                let outcome = try await cluster.produce(["y"], to: "t", at: 1)
+                #expect(outcome.count == 1)
+            }
+            clock.step(by: day + 1)
+            try await cluster.eventually("three days are over") {
+                try await start(cluster, at: 1) == 6
+            }
+        }
+    }
+
     @Test("Not where compaction alone decides")
     func compacted() async throws {
         try await ReplicaCluster.run(brokers: [1], configure: quick) { cluster in
@@ -172,5 +204,25 @@ struct ReplicaRetentionTests {
             }
             #expect(try await cluster.produce(["5"], to: "t", at: 1).baseOffset == 5)
         }
+    }
+}
+
+/// A clock on the wall that moves by steps only, and knows how often it was looked at.
+private final class SteppingClock: Sendable {
+    private let state: Mutex<(now: Int64, readings: Int)>
+
+    init(_ now: Int64) { state = Mutex((now, 0)) }
+
+    var readings: Int { state.withLock { $0.readings } }
+
+    func read() -> Int64 {
+        state.withLock { state in
+            state.readings += 1
+            return state.now
+        }
+    }
+
+    func step(by milliseconds: Int64) {
+        state.withLock { $0.now += milliseconds }
     }
 }

@@ -1,8 +1,10 @@
 import Configuration
 import Essentials
+import HashTreeCollections
 import Metadata
 import NIOCore
 import RPC
+import Records
 import Replication
 import Storage
 import Testing
@@ -65,6 +67,68 @@ struct ReplicaSettingsTests {
                 (error as? RPCError)?.code == .messageTooLarge
             }
         }
+    }
+
+    @Test func logsAreLaidOutAndCleanedAsTheBrokersFileAndThenTheTopicSay() async throws {
+        var configuration = NodeConfiguration()
+        configuration.nodeID = 1
+        configuration.logRoll = .seconds(60)
+        configuration.logIndexMaxBytes = 2_000
+        configuration.logIndexIntervalBytes = 300
+        configuration.logCleanupPolicy = [.compact, .delete]
+        configuration.logRetentionMilliseconds = -1
+        configuration.logRetentionBytes = 5_000
+        configuration.logSegmentDeleteDelay = .seconds(7)
+        configuration.messageTimestampType = .append
+        configuration.messageTimestampBeforeMaxMilliseconds = 10
+        configuration.messageTimestampAfterMaxMilliseconds = 20
+        let options = ReplicaManager.Options(
+            configuration, clusterID: "test",
+            directories: try LogDirectorySurvey(of: [], required: "", nodeID: 1))
+        var image = MetadataImage()
+        let state = PartitionState(replicas: [1], isr: [1], leader: 1)
+        func settings() -> ReplicaSettings {
+            ReplicaSettings(image: image, topic: "t", state: state, defaults: options)
+        }
+        #expect(settings().segmentAge == .seconds(60))
+        #expect(settings().segmentIndexBytes == 2_000)
+        #expect(settings().indexIntervalBytes == 300)
+        #expect(settings().fileDeleteDelay == .seconds(7))
+        #expect(settings().retention == RetentionPolicy(maxAge: nil, minBytes: 5_000))
+        #expect(
+            settings().timestamps
+                == TimestampSettings(type: .append, beforeMax: 10, afterMax: 20))
+
+        image.configs[.topic("t")] = [
+            "segment.ms": "1", "segment.index.bytes": "3000", "index.interval.bytes": "400",
+            "file.delete.delay.ms": "5", "retention.ms": "6", "retention.bytes": "-1",
+            "message.timestamp.type": "CreateTime", "message.timestamp.before.max.ms": "7",
+            "message.timestamp.after.max.ms": "8",
+        ]
+        #expect(settings().segmentAge == .milliseconds(1))
+        #expect(settings().segmentIndexBytes == 3_000)
+        #expect(settings().indexIntervalBytes == 400)
+        #expect(settings().fileDeleteDelay == .milliseconds(5))
+        #expect(settings().retention == RetentionPolicy(maxAge: .milliseconds(6), minBytes: nil))
+        #expect(
+            settings().timestamps == TimestampSettings(type: .create, beforeMax: 7, afterMax: 8))
+        image.configs[.topic("t")]?["cleanup.policy"] = "compact"
+        #expect(settings().retention == nil)
+    }
+
+    @Test func howFarTimestampsMayBeOffHasNoTrapsAtItsEnds() {
+        func range(_ before: Int64, _ after: Int64, at now: Int64) -> ClosedRange<Int64>? {
+            let settings = TimestampSettings(beforeMax: before, afterMax: after)
+            guard case .create(let range) = settings.rule(at: now) else { return nil }
+            return range
+        }
+        #expect(range(.max, .max, at: 1_000) == 0...Int64.max)
+        #expect(range(.max, 5, at: 1_000) == 0...1_005)
+        #expect(range(5, 5, at: 1_000) == 995...1_005)
+        #expect(range(0, 0, at: .max) == Int64.max...Int64.max)
+        // A clock before 1970.
+        #expect(range(.max, 5, at: -1_000) == 0...0)
+        #expect(range(.max, 5, at: .min) == 0...0)
     }
 
     @Test func aFollowerTakesABatchOfAnySize() async throws {

@@ -58,6 +58,40 @@ private func complaint(
         #expect(configuration.origins["num.partitions"] == .file(path: "a.properties", line: 6))
     }
 
+    @Test func ofTheUnitsOfATimeTheFinestThatIsSetCounts() throws {
+        func retention(_ lines: String) throws -> Int64 {
+            try load(broker + lines).logRetentionMilliseconds
+        }
+        #expect(try retention("") == 604_800_000)
+        #expect(try retention("log.retention.hours=2") == 7_200_000)
+        #expect(try retention("log.retention.hours=2\nlog.retention.minutes=3") == 180_000)
+        #expect(
+            try retention("log.retention.hours=2\nlog.retention.minutes=3\nlog.retention.ms=4")
+                == 4)
+        #expect(try retention("log.retention.hours=-1") == -1)
+        #expect(try retention("log.retention.hours=2\nlog.retention.ms=-1") == -1)
+        #expect(try retention("log.retention.hours=2147483647") == 2_147_483_647 * 3_600_000)
+        #expect(try load(broker).logRoll == .seconds(7 * 24 * 3600))
+        #expect(try load(broker + "log.roll.hours=1").logRoll == .seconds(3600))
+        #expect(try load(broker + "log.roll.hours=1\nlog.roll.ms=5").logRoll == .milliseconds(5))
+        // What is printed is what counts.
+        let settings = try load(broker + "log.retention.hours=2").settings
+        #expect(settings.first { $0.key.name == "log.retention.ms" }?.value == "7200000")
+        #expect(
+            complaint(broker + "log.retention.minutes=0")
+                == "a.properties:4: log.retention.minutes must not be 0, which would keep no record "
+                + "of any topic; use -1 for ever")
+    }
+
+    @Test func aListOfPoliciesAndATimestampTypeAreRead() throws {
+        let configuration = try load(
+            broker
+                + "log.cleanup.policy=compact, delete\nlog.message.timestamp.type=LogAppendTime\n")
+        #expect(configuration.logCleanupPolicy == [.compact, .delete])
+        #expect(configuration.messageTimestampType == .append)
+        #expect(complaint(broker + "log.cleanup.policy=compact,burn").contains("delete, compact"))
+    }
+
     @Test func aControllerIsReachedWhereItListensUnlessItSaysOtherwise() throws {
         let settings = [
             "process.roles=controller", "node.id=2", "controller.quorum.bootstrap.servers=a:9093",

@@ -216,6 +216,28 @@ private func logFiles(_ directory: TemporaryDirectory) throws -> [String] {
     }
 }
 
+@Test func anIndexKeepsTheIntervalThatItWasMadeWith() throws {
+    let directory = try TemporaryDirectory()
+    let (log, _) = try reopen(directory)
+    for round in 0..<60 { try log.append(3, epoch: 1, timestamp: Int64(round) * 10) }
+    try log.close(clean: true)
+    let names = try directory.names().filter { $0.hasSuffix("index") }.sorted()
+    let before = try names.dropLast(2).map { try directory.bytes($0) }
+    for interval in [1, 1 << 30] {
+        var config = smallSegments()
+        config.indexIntervalBytes = interval
+        let (log, report) = try Log.open(
+            at: directory.path, config: config, afterCleanShutdown: true)
+        #expect(!report.isDamaged)
+        try log.append(3, epoch: 1, timestamp: 1_000)
+        #expect(try log.isWhole(maxBytes: 300))
+        let found = try log.offset(forTimestamp: 123, below: .max)
+        #expect(found?.0 == 39 && found?.1 == 130)
+        try log.close(clean: true)
+        #expect(try names.dropLast(2).map { try directory.bytes($0) } == before)
+    }
+}
+
 /// D4, S11.
 @Test func theEpochFileMayVanishOrLie() throws {
     let original = try TemporaryDirectory()

@@ -162,7 +162,7 @@ struct ProduceService: Sendable {
             return .success(
                 ProduceOutcome(
                     baseOffset: result.hasBaseOffset ? Offset(result.baseOffset) : Offset(-1),
-                    count: count))
+                    count: count, appendTime: result.hasTimestamp ? result.timestamp : nil))
         } catch {
             return .failure(error)
         }
@@ -178,6 +178,7 @@ struct ProduceService: Sendable {
         var result = WireProduceResult()
         result.partition = partition
         if acks != .none { result.baseOffset = outcome.baseOffset.rawValue }
+        if let time = outcome.appendTime { result.timestamp = time }
         result.count = Int32(outcome.count)
         return result
     }
