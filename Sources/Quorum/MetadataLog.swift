@@ -51,6 +51,7 @@ final class MetadataLog {
     ) throws(QuorumError) -> Found {
         var config = LogConfig()
         config.segmentBytes = segmentBytes
+        config.tracksProducers = false
         let folder = "\(path)/\(Self.folder)"
         do throws(FileError) {
             try SnapshotFile.removeParts(in: folder, fileSystem)

@@ -2,25 +2,37 @@ import Essentials
 
 /// What a log directory's last user leaves in it when it stops in order.
 struct CleanShutdownMark: Equatable {
-    private static let header = "version=1"
+    private static let header = "version=2"
+    /// Without a word on producers.
+    private static let oldHeader = "version=1"
     private static let epochKey = "broker.epoch="
     private static let unsettledKey = "unsettled="
+    private static let producersKey = "producers="
 
     /// `none` if the process was no registered broker.
     var brokerEpoch = BrokerEpoch.none
     /// The folders of logs that were left as an earlier crash left them.
     var unsettled: Set<String> = []
+    /// The folders of logs that something is known of producers in; `nil` if any may be one.
+    var withProducers: Set<String>?
 
-    init(brokerEpoch: BrokerEpoch, unsettled: Set<String>) {
+    init(brokerEpoch: BrokerEpoch, unsettled: Set<String>, withProducers: Set<String>?) {
         self.brokerEpoch = brokerEpoch
         self.unsettled = unsettled
+        self.withProducers = withProducers
     }
 
     /// `nil` if there is a name that would not be read back.
     var encoded: [UInt8]? {
-        guard unsettled.allSatisfy({ !$0.utf8.contains(UInt8(ascii: "\n")) }) else { return nil }
-        var text = "\(Self.header)\n\(Self.epochKey)\(brokerEpoch.rawValue)\n"
+        guard
+            unsettled.union(withProducers ?? []).allSatisfy({
+                !$0.utf8.contains(UInt8(ascii: "\n"))
+            })
+        else { return nil }
+        var text =
+            "\(withProducers == nil ? Self.oldHeader : Self.header)\n\(Self.epochKey)\(brokerEpoch.rawValue)\n"
         for folder in unsettled.sorted() { text += "\(Self.unsettledKey)\(folder)\n" }
+        for folder in withProducers?.sorted() ?? [] { text += "\(Self.producersKey)\(folder)\n" }
         return Array(text.utf8)
     }
 
@@ -30,13 +42,16 @@ struct CleanShutdownMark: Equatable {
         let lines = bytes.dropLast().split(
             separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false
         ).map { String(decoding: $0, as: UTF8.self) }
-        guard lines.first == Self.header else { return nil }
+        guard lines.first == Self.header || lines.first == Self.oldHeader else { return nil }
+        withProducers = lines.first == Self.header ? [] : nil
         for line in lines.dropFirst() {
             if line.hasPrefix(Self.epochKey) {
                 guard let epoch = Int64(line.dropFirst(Self.epochKey.count)) else { return nil }
                 brokerEpoch = BrokerEpoch(epoch)
             } else if line.hasPrefix(Self.unsettledKey) {
                 unsettled.insert(String(line.dropFirst(Self.unsettledKey.count)))
+            } else if line.hasPrefix(Self.producersKey), withProducers != nil {
+                withProducers?.insert(String(line.dropFirst(Self.producersKey.count)))
             } else {
                 return nil
             }

@@ -192,6 +192,7 @@ extension Log {
         for header in headers where header.leaderEpoch > epochs.latest {
             assignEpoch(header.leaderEpoch, startOffset: header.baseOffset)
         }
+        noteProducers(batches, headers, firstNew: segmentCount)
         return range
     }
 
@@ -236,6 +237,7 @@ extension Log {
         try checkWritable()
         guard active.size > 0 else { return }
         try startSegment(at: logEndOffset)
+        writeProducerSnapshot(at: logEndOffset)
     }
 
     private func rollIfFull(for header: RecordBatchHeader) throws(LogError) {

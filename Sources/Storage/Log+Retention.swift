@@ -232,6 +232,7 @@ extension Log {
             byteCount: obsolete.reduce(0) { $0 + $1.size })
         recentlyRead.removeAll { read in obsolete.contains { $0 === read } }
         segments.removeFirst(obsolete.count)
+        producers.transactions.removeAll(before: segments[0].baseOffset)
         files.retire(retired.names)
         return retired
     }

@@ -35,6 +35,7 @@ extension Log {
         }
         recent.truncate(to: end)
         do throws(LogError) {
+            try io { () throws(FileError) in try producers.prepareCut(to: end) }
             try removeSegments(after: number)
             try segment.truncate(to: position)
         } catch {
@@ -44,6 +45,11 @@ extension Log {
         durableOffset = min(durableOffset, end)
         epochs.truncate(to: end)
         lastBatchEpoch = end > logStartOffset ? epochs.epoch(at: end + -1) : .none
+        do throws(LogError) {
+            try rebuildProducers()
+        } catch {
+            throw goOffline(error)
+        }
         try settleCut()
     }
 
@@ -64,6 +70,8 @@ extension Log {
         let new = SegmentName(offset)
         let prepared = "\(directory)/\(new.log)\(LogRecovery.anewSuffix)"
         do throws(LogError) {
+            // The producers of the old log mean nothing for the new one.
+            try io { () throws(FileError) in try producers.prepareCut(to: -1) }
             // It counts for nothing until the log start is noted, and for all there is from then on.
             try health.watch { () throws(FileError) in
                 _ = try fileSystem.open(prepared, .create)
@@ -104,6 +112,7 @@ extension Log {
                 fileSystem: fileSystem, interval: interval)
         ]
         setAside = []
+        forgetProducers()
         directoryChanges.durable = directoryChanges.made
         logStartOffset = offset
         logEndOffset = offset
@@ -145,6 +154,7 @@ extension Log {
         guard obsolete > 0 else { return nil }
         let names = segments[..<obsolete].map(\.name)
         segments.removeFirst(obsolete)
+        producers.transactions.removeAll(before: segments[0].baseOffset)
         return SegmentRemoval(
             names: names, directory: directory, fileSystem: fileSystem, health: health)
     }

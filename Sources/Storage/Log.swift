@@ -30,6 +30,7 @@ package final class Log {
     /// Counts the changes of `epochs`.
     var epochsVersion: UInt64 = 0
     var recent: RecentBatches
+    var producers: LogProducers
 
     /// The offset of the first record that may be read.
     package internal(set) var logStartOffset: Offset
@@ -67,6 +68,7 @@ package final class Log {
         self.store = store
         segments = recovery.segments
         epochs = recovery.epochs
+        producers = recovery.producers
         files = LogFolder(
             path: recovery.directory, fileSystem: recovery.fileSystem,
             isSettled: recovery.isSynced)
@@ -215,6 +217,7 @@ package final class Log {
         try flush()
         try health.watch { () throws(FileError) in try files.resolveSwap() }
         active.writeIndex()
+        closeProducers()
     }
 
     /// Removes the log for good: renamed first, so that a crash leaves all of it or a leftover.

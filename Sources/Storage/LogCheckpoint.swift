@@ -12,6 +12,8 @@ package struct LogCheckpoint: Sendable, Hashable {
     package var compactedTo: Offset?
     /// How often the log had been truncated; an older checkpoint than that is not kept.
     package var generation: UInt64
+    /// Whether anything was known of producers when the log was closed in order, as far as that is known.
+    package var hasProducers = true
 
     package init(
         recoveryPoint: Offset = 0, highWatermark: Offset = 0, logStartOffset: Offset? = nil,

@@ -15,6 +15,8 @@ package struct LogConfig: Sendable, Hashable {
     package var tailBytes = 1 << 20
     /// Whether offsets may be missing between batches, as they are after compaction.
     package var allowsOffsetGaps = false
+    /// Whether there may be idempotent producers, whose sequences are followed.
+    package var tracksProducers = true
 
     package init() {}
 }

@@ -33,6 +33,8 @@ package final class LogDirectory: LogCheckpointStore {
         var unsettled: Set<String>
         /// Logs that were opened, and not yet closed in order.
         var open: Set<String> = []
+        /// Logs that something was known of producers in when they were closed, or may have been.
+        var withProducers: Set<String>
         /// Checkpoint files that are not, or not certainly, what `checkpoints` says.
         var unwritten: Set<DirectoryCheckpoints.Kind> = []
         /// What an open log's checkpoints are of: its opening, and its truncations since.
@@ -44,6 +46,7 @@ package final class LogDirectory: LogCheckpointStore {
         mutating func settle(_ folder: String) {
             unsettled.remove(folder)
             open.remove(folder)
+            withProducers.remove(folder)
         }
     }
 
@@ -62,7 +65,8 @@ package final class LogDirectory: LogCheckpointStore {
         state = Mutex(
             State(
                 checkpoints: checkpoints,
-                unsettled: mark.map { folders.intersection($0.unsettled) } ?? folders))
+                unsettled: mark.map { folders.intersection($0.unsettled) } ?? folders,
+                withProducers: mark?.withProducers.map { folders.intersection($0) } ?? folders))
     }
 
     /// Opens the directory, making it if need be, and locks it against all others.
@@ -143,6 +147,7 @@ package final class LogDirectory: LogCheckpointStore {
             state.openings += 1
             var checkpoint = state.checkpoints[folder]
             checkpoint.generation = state.openings << 32
+            checkpoint.hasProducers = state.withProducers.contains(folder)
             state.generations[folder] = checkpoint.generation
             return (checkpoint, isTrusted, isSynced)
         }
@@ -237,7 +242,14 @@ package final class LogDirectory: LogCheckpointStore {
     /// Closes a log in order: all of it is durable afterwards, and the next start can trust it.
     package func closeLog(_ log: Log) throws(LogError) {
         try log.close(clean: true)
-        state.withLock { state in _ = state.open.remove(log.folder) }
+        state.withLock { state in
+            state.open.remove(log.folder)
+            if log.hasProducers {
+                state.withProducers.insert(log.folder)
+            } else {
+                state.withProducers.remove(log.folder)
+            }
+        }
     }
 
     /// Deletes a log; returns what its folder is called now, for `removeDeleted` to remove.
@@ -506,7 +518,7 @@ package final class LogDirectory: LogCheckpointStore {
             guard clean, state.open.isEmpty, health.failure == nil else { return false }
             let mark = CleanShutdownMark(
                 brokerEpoch: brokerEpoch == .none ? lastBrokerEpoch ?? .none : brokerEpoch,
-                unsettled: state.unsettled)
+                unsettled: state.unsettled, withProducers: state.withProducers)
             guard let bytes = mark.encoded else { return false }
             try io { () throws(FileError) in
                 try fileSystem.replaceFile(Self.cleanShutdownFile, in: path, with: bytes)

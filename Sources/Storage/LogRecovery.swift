@@ -14,7 +14,7 @@ struct LogRecovery {
     let isSynced: Bool
 
     // What it finds.
-    private(set) var report = RecoveryReport()
+    var report = RecoveryReport()
     private(set) var segments: [Segment] = []
     private(set) var epochs = EpochCache()
     private(set) var logStartOffset = Offset(0)
@@ -32,6 +32,13 @@ struct LogRecovery {
     /// The log start that was noted lies above the log, and must not be found when that has grown.
     private(set) var isLogStartUntrue = false
 
+    /// What is known of producers.
+    var producers: LogProducers
+    /// The names of the files that tell of them.
+    private(set) var producerFiles: [String] = []
+    /// No batch from there on has a producer.
+    private(set) var quietFrom = Offset.max
+
     /// The epochs found in the batches that were walked over.
     private var epochsFound = EpochCache()
     private var hasDamageMarker = false
@@ -48,6 +55,7 @@ struct LogRecovery {
         self.isClean = isClean
         self.isNew = isNew
         self.isSynced = isSynced
+        producers = LogProducers(directory: directory, fileSystem: fileSystem)
     }
 
     mutating func run() throws(LogError) {
@@ -69,6 +77,7 @@ struct LogRecovery {
         settleLogStart(firstBase: firstBase)
         try removeObsoleteSegments()
         try settleEpochs()
+        try settleProducers()
         if report.isDamaged != hasDamageMarker {
             try io { () throws(FileError) in
                 let marker = "\(directory)/\(Self.damageMarker)"
@@ -105,6 +114,10 @@ struct LogRecovery {
         for name in names {
             if name == Self.damageMarker { hasDamageMarker = true }
             if name == EpochCache.fileName { hasEpochFile = true }
+            if name.hasSuffix(ProducerSnapshots.suffix) || name.hasSuffix(TransactionIndexes.suffix)
+            {
+                producerFiles.append(name)
+            }
             let isLeftover = [".tmp", ".deleted", ".cleaned", ".swap"].contains {
                 name.hasSuffix($0)
             }
@@ -204,6 +217,7 @@ struct LogRecovery {
             hasDamageMarker ? 0 : checkpoint.recoveryPoint, checkpoint.logStartOffset ?? 0)
         let first = segments.lastIndex { $0.baseOffset <= known } ?? 0
         var expected = segments[first].baseOffset
+        quietFrom = expected
         for index in first..<segments.count {
             let segment = segments[index]
             guard isSuccessor(segment.baseOffset, of: expected) else {
@@ -219,6 +233,7 @@ struct LogRecovery {
             report.checkedBytes += walk.end
             epochsFound = walk.epochs
             lastBatchEpoch = walk.lastEpoch
+            if walk.hasProducers { quietFrom = .max }
             segment.install(walk.index)
             expected = walk.nextOffset
             if let flaw = walk.flaw {
@@ -418,6 +433,7 @@ struct SegmentWalk {
     private(set) var end = 0
     private(set) var nextOffset: Offset
     private(set) var flaw: LogError?
+    private(set) var hasProducers = false
 
     init(_ segment: Segment, config: LogConfig, checksCRC: Bool) {
         self.segment = segment
@@ -454,6 +470,7 @@ struct SegmentWalk {
                 lastEpoch = header.leaderEpoch
                 epochs.assign(header.leaderEpoch, startOffset: header.baseOffset)
                 index.add(header, at: position)
+                if header.producerID >= 0 { hasProducers = true }
                 nextOffset = header.nextOffset
                 end = position + header.totalSize
             }

@@ -19,6 +19,8 @@ package struct RecoveryReport: Sendable, Hashable {
     package var removedFiles: [String] = []
     /// Whether the leader epochs had to be collected from the batches.
     package var rebuiltEpochs = false
+    /// From where on batches were read to find out about producers; `nil` if there was no need to.
+    package var producersReplayedFrom: Offset?
 
     package var isDamaged: Bool {
         if case .damaged = outcome { true } else { false }

@@ -327,7 +327,7 @@ struct SegmentName: Hashable {
         baseOffset = Offset(number)
     }
 
-    private var digits: String {
+    var digits: String {
         let number = String(baseOffset.rawValue)
         return String(repeating: "0", count: max(0, 20 - number.utf8.count)) + number
     }

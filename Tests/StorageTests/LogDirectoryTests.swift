@@ -94,7 +94,7 @@ import Testing
     #expect(try LogDirectory.open(directory.path).lastBrokerEpoch == BrokerEpoch.none)
 }
 
-@Test(arguments: ["", "version=1", "version=2\n", "version=1\nbroker.epoch=x\n", "\u{0}\n"])
+@Test(arguments: ["", "version=1", "version=3\n", "version=1\nbroker.epoch=x\n", "\u{0}\n"])
 func whatIsNoMarkOfACleanStopCountsAsNone(mark: String) throws {
     let directory = try TemporaryDirectory()
     try directory.write(Array(mark.utf8), to: ".clean-shutdown")

@@ -60,3 +60,49 @@ struct HeaderLog {
         return admission
     }
 }
+
+extension Log {
+    /// Does with a batch what a leader does; returns the offset that its sender hears of.
+    @discardableResult
+    func send(_ batch: ByteBuffer, epoch: LeaderEpoch = 0) throws -> Offset {
+        let headers = try RecordBatches.validateForAppend(batch, maxBatchBytes: 1 << 30)
+        let admission = try admit(headers)
+        guard admission.duplicates < headers.count else {
+            return try #require(admission.firstOffset)
+        }
+        var rest = batch
+        let repeated = headers.prefix(admission.duplicates).reduce(0) { $0 + $1.totalSize }
+        rest.moveReaderIndex(forwardBy: repeated)
+        let offsets = try appendAsLeader(
+            rest.slice(), headers: Array(headers.dropFirst(admission.duplicates)),
+            leaderEpoch: epoch)
+        return admission.firstOffset ?? offsets.lowerBound
+    }
+
+    @discardableResult
+    func send(
+        _ outcome: TransactionMarker.Outcome, _ id: Int64, _ producerEpoch: Int16,
+        epoch: LeaderEpoch = 0
+    ) throws -> MarkerOutcome {
+        try appendMarker(
+            TransactionMarker(outcome, coordinatorEpoch: 0), producerID: id,
+            producerEpoch: producerEpoch, timestamp: 2_000, leaderEpoch: epoch)
+    }
+
+    /// What replaying every batch gives.
+    func replayed() throws -> (states: ProducerStates, aborted: [AbortedTransaction]) {
+        var states = ProducerStates()
+        var aborted: [AbortedTransaction] = []
+        var offset = logStartOffset
+        while offset < logEndOffset {
+            let bytes = try read(from: offset, below: .max, maxBytes: 1)
+            let header = try RecordBatchHeader(bytes, at: bytes.readerIndex)
+            let marker = header.isControl ? TransactionMarker(ofBatch: bytes) : nil
+            if let transaction = states.apply(header, marker: marker) {
+                aborted.append(transaction)
+            }
+            offset = header.nextOffset
+        }
+        return (states, aborted)
+    }
+}
