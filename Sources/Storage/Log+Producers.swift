@@ -142,7 +142,8 @@ extension Log {
         guard config.tracksProducers else { return }
         try producers.transactions.truncate(to: logEndOffset)
         guard producers.states.end > logEndOffset else { return }
-        var rebuild = ProducerRebuild(segments: segments, logEnd: logEndOffset)
+        var rebuild = ProducerRebuild(
+            segments: segments, logEnd: logEndOffset, compactedTo: compactedTo)
         var none: TransactionIndexes?
         try rebuild.run(&producers.snapshots, indexes: &none, quietFrom: .max)
         producers.states = rebuild.states

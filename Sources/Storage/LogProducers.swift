@@ -33,7 +33,8 @@ extension LogRecovery {
         // Before anything is appended: it may be of records that were never acknowledged.
         try io { () throws(FileError) in try found.snapshots.removeAll(above: logEndOffset) }
         if report.outcome == .trusted, !checkpoint.hasProducers { return }
-        var rebuild = ProducerRebuild(segments: segments, logEnd: logEndOffset)
+        var rebuild = ProducerRebuild(
+            segments: segments, logEnd: logEndOffset, compactedTo: checkpoint.compactedTo)
         var indexes: TransactionIndexes? = found.transactions
         try rebuild.run(&found.snapshots, indexes: &indexes, quietFrom: quietFrom)
         found.states = rebuild.states

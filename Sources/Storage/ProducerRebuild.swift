@@ -7,15 +7,16 @@ struct ProducerRebuild {
     let segments: [Segment]
     let logEnd: Offset
     /// Below, compaction may have changed the batches since a snapshot was taken.
-    var compactedTo: Offset = 0
+    let compactedTo: Offset
 
     private(set) var states = ProducerStates()
     /// From where on batches were looked at; `nil` if there was no need to.
     private(set) var replayedFrom: Offset?
 
-    init(segments: [Segment], logEnd: Offset) {
+    init(segments: [Segment], logEnd: Offset, compactedTo: Offset? = nil) {
         self.segments = segments
         self.logEnd = logEnd
+        self.compactedTo = compactedTo ?? 0
     }
 
     private var logBase: Offset { segments.first?.baseOffset ?? logEnd }

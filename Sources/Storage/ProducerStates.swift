@@ -84,7 +84,8 @@ package struct ProducerStates: Sendable {
             }
             state.lastTimestamp = header.maxTimestamp
             if header.isTransactional {
-                opens = state.transactionStart == nil
+                // One that compaction has emptied has nothing that could be undecided.
+                opens = state.transactionStart == nil && header.recordCount > 0
                 if opens { state.transactionStart = header.baseOffset }
             } else if state.transactionStart != nil {
                 contradicts = true

@@ -226,7 +226,9 @@ private struct Run {
                 #expect(!report.isDamaged, "seed \(seed): \(report)")
                 self.log = log
                 disk.failPower(after: nil)
-                break
+                // It may have failed in something that does not matter.
+                guard disk.isDown else { break }
+                disk.restart()
             } catch {
                 try #require(disk.isDown, "seed \(seed): \(error)")
                 disk.restart()
