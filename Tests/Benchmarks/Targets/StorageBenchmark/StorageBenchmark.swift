@@ -11,6 +11,14 @@ enum StorageBenchmark {
 
         write-path    ways to write a file: rate, processor time, latency
                       seconds=1 rounds=3 megabytes=1024 (for each cell of the table)
+        append        a log that is appended to, beside fio with the same pattern
+                      rounds=3 megabytes=1024 kilobytes=1024 (of an append)
+        group-commit  acknowledgements of single records, by how many logs are written
+                      seconds=3
+        read          a log that is read from one end to the other, beside bare loops
+                      rounds=3 megabytes=2048
+        open          time and memory of logs that are opened after a clean stop
+                      logs=10000
 
         """
 
@@ -21,12 +29,19 @@ enum StorageBenchmark {
             exit(2)
         }
         let options = Options(arguments[3...])
+        if arguments[1] == "open", options.count("again", 0) == 1 {
+            return try OpenLogs(options, in: arguments[2]).run()
+        }
         let directory = "\(arguments[2])/millrace-benchmark-\(getpid())"
         try FileManager.default.createDirectory(
             atPath: directory, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: directory) }
         switch arguments[1] {
         case "write-path": WritePath(options, in: directory).run()
+        case "append": try AppendRates(options, in: directory).run()
+        case "group-commit": try GroupCommit(options, in: directory).run()
+        case "read": try ReadRates(options, in: directory).run()
+        case "open": try OpenLogs(options, in: directory).run()
         default:
             FileHandle.standardError.write(Data(usage.utf8))
         }

@@ -12,8 +12,6 @@ struct WritePath {
         case preallocated = "buffered, preallocated"
         /// The same, but the file's size stays what was written.
         case reserved = "buffered, preallocated, size kept"
-        /// The same, after zeros were written to the next chunk, and synced.
-        case zeroed = "buffered, zeroed ahead"
         /// Over what an old file holds.
         case recycled = "buffered, recycled"
         /// Past the page cache, to whole blocks; what doesn't fill one is written again.
@@ -86,9 +84,8 @@ struct WritePath {
                 isRecycled: way == .recycled || way == .directRecycled,
                 isDirect: way == .direct || way == .directRecycled,
                 allocation: way == .preallocated || way == .direct
-                    ? .longer
-                    : way == .reserved ? .sizeKept : way == .zeroed ? .zeroed : .none,
-                chunk: way == .zeroed ? 2 << 20 : min(64 << 20, max(1 << 20, fileBytes / 4)))
+                    ? .longer : way == .reserved ? .sizeKept : .none,
+                chunk: min(64 << 20, max(1 << 20, fileBytes / 4)))
         }
         let content = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 4_096)
         for index in content.indices { content[index] = UInt8(truncatingIfNeeded: index &* 31) }
@@ -131,7 +128,7 @@ private let keepSize: Int32 = 1
 
 /// One file that is appended to in one of the ways.
 private struct WrittenFile {
-    enum Allocation { case none, longer, sizeKept, zeroed }
+    enum Allocation { case none, longer, sizeKept }
 
     private let path: String
     private let descriptor: Int32
@@ -199,16 +196,8 @@ private struct WrittenFile {
     }
 
     private mutating func allocate() {
-        if allocation == .zeroed {
-            let zeros = [UInt8](repeating: 0, count: chunk)
-            check(pwrite(descriptor, zeros, chunk, off_t(allocated)), "write")
-            check(fdatasync(descriptor), "sync")
-        } else {
-            check(
-                fallocate(
-                    descriptor, allocation == .sizeKept ? keepSize : 0, off_t(allocated),
-                    off_t(chunk)), "allocate")
-        }
+        let mode = allocation == .sizeKept ? keepSize : 0
+        check(fallocate(descriptor, mode, off_t(allocated), off_t(chunk)), "allocate")
         allocated += chunk
     }
 
