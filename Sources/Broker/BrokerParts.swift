@@ -218,6 +218,7 @@ extension ReplicaManager.Options {
         maxReplicaLag = configuration.replicaLagTimeMax
         maxFetchWait = configuration.replicaFetchMaxWait
         maxFetchBytes = configuration.replicaFetchResponseMaxBytes
+        maxAnswerBytes = configuration.queuedMaxResponseBytes
         flushInterval = configuration.flushInterval
         flushPolicy =
             switch configuration.flushPolicy {

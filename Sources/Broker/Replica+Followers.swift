@@ -1,7 +1,6 @@
 import Essentials
 import Logging
 import NIOCore
-import Records
 import Replication
 import Storage
 
@@ -97,11 +96,13 @@ extension Replica {
             return answer
         }
         do throws(LogError) {
-            let bytes = try log.read(
-                from: fetch.position, below: log.logEndOffset, maxBytes: maxBytes)
-            answer.hasMore = Self.end(of: bytes) < log.logEndOffset
-            answer.content = .batches(bytes)
-            if case .batches(let bytes) = answer.content { try checkRepeated(fetch, bytes) }
+            guard let batches = try batches(for: fetch, from: log, maxBytes: maxBytes) else {
+                // What is on the disk comes later; what is in memory isn't held up by it.
+                return leader.highWatermark > fetch.highWatermark ? answer : nil
+            }
+            answer.hasMore = batches.end < log.logEndOffset
+            answer.content = .batches(batches.bytes)
+            try checkRepeated(fetch, batches.bytes)
         } catch {
             readFailed(error)
             environment.logger.error(
@@ -115,15 +116,54 @@ extension Replica {
         return answer
     }
 
-    /// Where whole batches end; the largest offset for bytes that are none.
-    private static func end(of batches: ByteBuffer) -> Offset {
-        var index = batches.readerIndex
-        var end = Offset.max
-        while index < batches.writerIndex, let header = try? RecordBatchHeader(batches, at: index) {
-            end = header.nextOffset
-            index += header.totalSize
+    /// What follows on the follower's position, if it is in memory, or has been read for it before;
+    /// `nil` while it is on the disk only.
+    private func batches(
+        for fetch: FollowerFetch, from log: Log, maxBytes: Int
+    ) throws(LogError) -> ReadBatches? {
+        let read: LogRead<ReadBatches>
+        if let earlier = followerReads[fetch.follower], earlier.position == fetch.position {
+            guard let outcome = earlier.outcome else { return nil }
+            forgetRead(for: fetch.follower)
+            read = try log.resume(outcome)
+        } else {
+            // The follower has gone elsewhere.
+            forgetRead(for: fetch.follower)
+            read = try log.readCached(
+                from: fetch.position, below: log.logEndOffset,
+                maxBytes: min(maxBytes, FollowerRead.maxBytes))
         }
-        return end
+        switch read {
+        case .found(let batches): return batches ?? ReadBatches(end: fetch.position)
+        case .needsDisk(let cold):
+            readLater(cold, for: fetch)
+            return nil
+        }
+    }
+
+    private func readLater(_ cold: ColdRead<ReadBatches>, for fetch: FollowerFetch) {
+        let follower = fetch.follower
+        // The others' turn comes with the answers to these.
+        guard let disk = opened?.disk, shard.takeFollowerRead(for: follower) else { return }
+        let read = FollowerRead(position: fetch.position)
+        followerReads[follower] = read
+        read.ticket = disk.reads.perform(
+            cold, of: ObjectIdentifier(self), on: eventLoop
+        ) { outcome in
+            guard self.followerReads[follower] === read else { return }
+            read.outcome = outcome
+            for (id, part) in self.parkedFetches where id == follower { part.newsArrived() }
+            // It may never come back for it.
+            self.eventLoop.scheduleTask(in: FollowerRead.keptFor) {
+                if self.followerReads[follower] === read { self.forgetRead(for: follower) }
+            }
+        }
+    }
+
+    func forgetRead(for follower: NodeID) {
+        guard let read = followerReads.removeValue(forKey: follower) else { return }
+        read.ticket?.cancel()
+        shard.endFollowerRead(for: follower)
     }
 
     /// Has `part` told of whatever comes, in place of the follower's earlier fetch.
@@ -133,5 +173,24 @@ extension Replica {
         } else {
             parkedFetches.append((follower, part))
         }
+    }
+}
+
+/// What is being read from the disk for a follower, or was, and waits for it to ask again.
+///
+/// `@unchecked Sendable`: used on the replica's event loop only.
+final class FollowerRead: @unchecked Sendable {
+    let position: Offset
+    var ticket: DiskReads.Ticket?
+    var outcome: ColdRead<ReadBatches>.Outcome?
+
+    /// The most that is read of one partition at once.
+    static let maxBytes = 4 << 20
+    /// How many of a follower's there may be on one event loop, which bounds the memory they take up.
+    static let limit = 2
+    static let keptFor = TimeAmount.seconds(10)
+
+    init(position: Offset) {
+        self.position = position
     }
 }

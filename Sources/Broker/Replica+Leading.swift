@@ -146,30 +146,19 @@ extension Replica {
 
     // MARK: Reading
 
-    /// Reads committed batches, the first of which contains `offset`.
-    func fetch(
-        from offset: Offset, maxBytes: Int, currentLeaderEpoch: LeaderEpoch?
-    ) throws(RPCError) -> FetchOutcome {
+    /// The log of a leader that may be read from `offset`, and the epoch that it leads.
+    func readable(
+        from offset: Offset, currentLeaderEpoch: LeaderEpoch?
+    ) throws(RPCError) -> (log: Log, leaderEpoch: LeaderEpoch) {
         eventLoop.preconditionInEventLoop()
-        guard let log, let leader else { throw unavailable() }
-        try check(currentLeaderEpoch, against: leader.leaderEpoch)
+        guard let log, let leaderEpoch = leader?.leaderEpoch else { throw unavailable() }
+        try check(currentLeaderEpoch, against: leaderEpoch)
         guard offset >= log.logStartOffset, offset <= log.logEndOffset else {
             throw RPCError(
                 .offsetOutOfRange,
                 "\(name) has offsets \(log.logStartOffset) to \(log.logEndOffset), not \(offset)")
         }
-        var outcome = FetchOutcome(
-            batches: ByteBuffer(), highWatermark: leader.highWatermark,
-            logStartOffset: log.logStartOffset, leaderEpoch: leader.leaderEpoch)
-        guard offset < leader.highWatermark else { return outcome }
-        do throws(LogError) {
-            outcome.batches = try log.read(
-                from: offset, below: leader.highWatermark, maxBytes: maxBytes)
-        } catch {
-            readFailed(error)
-            throw RPCError(error.code, "\(error)")
-        }
-        return outcome
+        return (log, leaderEpoch)
     }
 
     /// Calls `body` once, when the high watermark is past `offset` or this broker leads no longer.
@@ -202,45 +191,7 @@ extension Replica {
         for token in due { token.fire() }
     }
 
-    func offsets(
-        _ query: OffsetQuery, currentLeaderEpoch: LeaderEpoch?
-    ) throws(RPCError) -> OffsetOutcome {
-        eventLoop.preconditionInEventLoop()
-        guard let log, let leader else { throw unavailable() }
-        try check(currentLeaderEpoch, against: leader.leaderEpoch)
-        var outcome = OffsetOutcome(leaderEpoch: leader.leaderEpoch)
-        switch query {
-        case .earliest:
-            outcome.offset = log.logStartOffset
-        case .latest:
-            guard let latest = leader.latestOffset else {
-                throw RPCError(
-                    .offsetNotAvailable,
-                    "the new leader of \(name) does not yet know how far its records are committed;"
-                        + " try again in a moment")
-            }
-            outcome.offset = latest
-        case .timestamp(let timestamp):
-            guard let end = leader.latestOffset else {
-                throw RPCError(
-                    .offsetNotAvailable,
-                    "the new leader of \(name) does not yet know how far its records are committed;"
-                        + " try again in a moment")
-            }
-            do throws(LogError) {
-                if let found = try log.offset(forTimestamp: timestamp, below: end) {
-                    outcome.offset = found.0
-                    outcome.timestamp = found.1
-                }
-            } catch {
-                readFailed(error)
-                throw RPCError(error.code, "\(error)")
-            }
-        }
-        return outcome
-    }
-
-    private func check(
+    func check(
         _ known: LeaderEpoch?, against epoch: LeaderEpoch
     ) throws(RPCError) {
         guard let known, known != epoch else { return }

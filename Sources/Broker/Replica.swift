@@ -61,6 +61,9 @@ final class Replica: @unchecked Sendable {
     /// At most one parked fetch a follower.
     var parkedFetches: [(follower: NodeID, part: FollowerFetchPart)] = []
 
+    /// What is read from the disk for followers, one read each.
+    var followerReads: [NodeID: FollowerRead] = [:]
+
     // Flushing.
     var isFlushing = false
     var needsFlush = false
@@ -271,6 +274,7 @@ final class Replica: @unchecked Sendable {
                 "\(name) got another leader, or none, before enough replicas had confirmed the records;"
                     + " whether they remain is unknown")
             wakeReaders(all: true)
+            for follower in Array(followerReads.keys) { forgetRead(for: follower) }
             let parked = parkedFetches
             parkedFetches = []
             served = [:]

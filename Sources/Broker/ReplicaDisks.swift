@@ -3,10 +3,11 @@ import Logging
 import Storage
 import Synchronization
 
-/// One log directory and what flushes the logs in it.
+/// One log directory, what flushes the logs in it, and what reads from them and may wait.
 final class ReplicaDisk: Sendable {
     let directory: LogDirectory
     let flusher: LogFlusher
+    let reads = DiskReads()
 
     init(directory: LogDirectory) {
         self.directory = directory

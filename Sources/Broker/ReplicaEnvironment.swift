@@ -9,6 +9,7 @@ final class ReplicaEnvironment: Sendable {
     let fetchers: ReplicaFetchers
     let proposals: ReplicaProposals
     let reports: ReplicaReports
+    let fetchMemory: FetchMemory
     /// The clock on the wall, in milliseconds since 1970; it may step either way.
     let wallClock: @Sendable () -> Int64
     let logger: Logger
@@ -16,9 +17,10 @@ final class ReplicaEnvironment: Sendable {
 
     init(
         nodeID: NodeID, fetchers: ReplicaFetchers, proposals: ReplicaProposals,
-        reports: ReplicaReports, pool: NIOThreadPool, wallClock: @escaping @Sendable () -> Int64,
-        logger: Logger
+        reports: ReplicaReports, fetchMemory: FetchMemory, pool: NIOThreadPool,
+        wallClock: @escaping @Sendable () -> Int64, logger: Logger
     ) {
+        self.fetchMemory = fetchMemory
         self.pool = pool
         self.wallClock = wallClock
         self.nodeID = nodeID

@@ -255,6 +255,7 @@ extension ReplicaManager {
                 continuation.resume()
             }
         }
+        for disk in disks.disks { await disk.reads.stop() }
         try? await pool.shutdownGracefully()
     }
 

@@ -32,6 +32,8 @@ final class ReplicaManager: @unchecked Sendable {
         var maxFetchWait = Duration.milliseconds(500)
         /// The most in one answer (`replica.fetch.response.max.bytes`).
         var maxFetchBytes = 10 << 20
+        /// The memory for answers to consumers (`queued.max.response.bytes`).
+        var maxAnswerBytes = 128 << 20
         /// How often logs under `flush.policy=interval` are flushed.
         var flushInterval = Duration.seconds(1)
         /// For topics without one of their own (`flush.policy`).
@@ -152,7 +154,8 @@ final class ReplicaManager: @unchecked Sendable {
             reports: ReplicaReports(
                 nodeID: options.nodeID, eventLoop: controlLoop, brokerEpoch: currentEpoch,
                 send: reportReplicas, logger: logger),
-            pool: pool, wallClock: options.wallClock, logger: logger)
+            fetchMemory: FetchMemory(limit: options.maxAnswerBytes), pool: pool,
+            wallClock: options.wallClock, logger: logger)
         service = ReplicaFetchService(clusterID: options.clusterID) { id in
             index.value.withLock { $0.byID[id] }
         }

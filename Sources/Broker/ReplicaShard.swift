@@ -20,6 +20,8 @@ final class ReplicaShard: @unchecked Sendable {
     private(set) var brokers: [NodeID: BrokerStatus] = [:]
     /// How long a follower may lag.
     private(set) var maxReplicaLag: Duration
+    /// How many reads from disks there are for each follower.
+    private var followerReads: [NodeID: Int] = [:]
     private var timer: RepeatedTask?
     // A lock, because flusher threads report here: many results cross over in one hop.
     private let flushed = Mutex<[FlushResult]>([])
@@ -102,6 +104,22 @@ final class ReplicaShard: @unchecked Sendable {
         guard maxReplicaLag != self.maxReplicaLag else { return }
         self.maxReplicaLag = maxReplicaLag
         for replica in replicas.values { replica.standingChanged() }
+    }
+
+    /// Whether there may be another read from a disk for `follower`; `endFollowerRead` ends it.
+    func takeFollowerRead(for follower: NodeID) -> Bool {
+        eventLoop.preconditionInEventLoop()
+        let count = followerReads[follower, default: 0]
+        guard count < FollowerRead.limit else { return false }
+        followerReads[follower] = count + 1
+        return true
+    }
+
+    func endFollowerRead(for follower: NodeID) {
+        eventLoop.preconditionInEventLoop()
+        let count = followerReads[follower, default: 0]
+        invariant(count > 0, "a read for \(follower) ended twice")
+        followerReads[follower] = count > 1 ? count - 1 : nil
     }
 
     /// Hands a flush to the log directory's flusher and its result back to the replica.

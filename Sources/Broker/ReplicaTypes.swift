@@ -23,9 +23,13 @@ struct ProduceOutcome: Equatable, Sendable {
 struct FetchOutcome: Sendable {
     /// Whole batches, the first of which contains the offset asked for; empty when nothing is there.
     var batches: ByteBuffer
+    /// The offset after the last of them; `nil` when there is none.
+    var end: Offset?
     var highWatermark: Offset
     var logStartOffset: Offset
     var leaderEpoch: LeaderEpoch
+    /// The memory that the batches take up.
+    var share: FetchMemory.Share?
 }
 
 /// The offset somebody asks a partition for.

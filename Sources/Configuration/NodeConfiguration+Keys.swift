@@ -197,6 +197,10 @@ extension NodeConfiguration {
         .integer(
             "fetch.max.bytes", \.fetchMaxBytes, 1024...1 << 30, unit: "bytes",
             "The most one fetch answers, whatever it asks for."),
+        .integer(
+            "queued.max.response.bytes", \.queuedMaxResponseBytes, 1 << 20...1 << 40,
+            unit: "bytes",
+            "The memory for answers to consumers until they are sent; fetches wait beyond it."),
         .choice("log.level", \.logLevel, "The least severe message that is logged."),
     ]
 }

@@ -52,6 +52,8 @@ package final class HTTP2Stream: @unchecked Sendable {
         var head: UInt64 = 0
         var headCount = 0
         var body: ByteBuffer
+        /// Let go of once the piece is with the channel, or dropped.
+        var owner: AnyObject?
 
         var count: Int { headCount + body.readableBytes }
     }
@@ -110,7 +112,12 @@ package final class HTTP2Stream: @unchecked Sendable {
     }
 
     /// Queues `head`, its first `headCount` bytes in memory order, then `buffers`, none of them copied.
-    package func send(head: UInt64 = 0, headCount: Int = 0, _ buffers: [ByteBuffer]) {
+    ///
+    /// - Parameter owner: kept until all of it is with the channel, or the stream is over.
+    package func send(
+        head: UInt64 = 0, headCount: Int = 0, _ buffers: [ByteBuffer],
+        holding owner: AnyObject? = nil
+    ) {
         guard let connection, !isEnding else { return }
         let before = queuedBytes
         var head = Piece(head: head, headCount: headCount, body: ByteBuffer())
@@ -124,6 +131,7 @@ package final class HTTP2Stream: @unchecked Sendable {
             queuedBytes += head.count
             pieces.append(head)
         }
+        if let owner, !pieces.isEmpty { pieces[pieces.count - 1].owner = owner }
         connection.queuedBytes += queuedBytes - before
         if queuedBytes >= connection.settings.maxQueuedBytes { isWaitingForWritable = true }
         resume()
@@ -183,6 +191,7 @@ package final class HTTP2Stream: @unchecked Sendable {
             take(head, headCount, body)
             if pieces[firstPiece].count == 0 {
                 pieces[firstPiece].body = ByteBuffer()
+                pieces[firstPiece].owner = nil
                 firstPiece += 1
             }
         }

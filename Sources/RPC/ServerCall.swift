@@ -63,15 +63,17 @@ package final class ServerCall: @unchecked Sendable {
     // MARK: Unary
 
     /// Ends the call with one message made of `pieces`, which are sent without being joined.
-    package func respond(_ pieces: [ByteBuffer]) {
+    ///
+    /// - Parameter owner: kept until they are with the socket, or will never be.
+    package func respond(_ pieces: [ByteBuffer], holding owner: AnyObject? = nil) {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return }
         if isGRPC {
-            sendMessage(pieces)
+            sendMessage(pieces, holding: owner)
             finishWell()
         } else {
             stream.sendHeaders(encoding == .json ? Answers.json : Answers.protobuf)
-            stream.send(pieces)
+            stream.send(pieces, holding: owner)
             stream.finish()
             close()
         }
@@ -123,18 +125,20 @@ package final class ServerCall: @unchecked Sendable {
     // MARK: Server streaming (gRPC)
 
     /// Queues one message made of `pieces`.
-    package func send(_ pieces: [ByteBuffer]) {
+    ///
+    /// - Parameter owner: kept until they are with the socket, or will never be.
+    package func send(_ pieces: [ByteBuffer], holding owner: AnyObject? = nil) {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return }
-        sendMessage(pieces)
+        sendMessage(pieces, holding: owner)
     }
 
-    private func sendMessage(_ pieces: [ByteBuffer]) {
+    private func sendMessage(_ pieces: [ByteBuffer], holding owner: AnyObject?) {
         stream.sendHeaders(Answers.grpc)
         let count = pieces.reduce(0) { $0 + $1.readableBytes }
         stream.send(
             head: MessageFraming.prefix(count: count), headCount: MessageFraming.prefixBytes,
-            pieces)
+            pieces, holding: owner)
     }
 
     /// Whether the bytes queued and not yet sent are below the limit; `send` works all the same.

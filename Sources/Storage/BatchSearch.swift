@@ -85,6 +85,17 @@ package struct ReadBatches: Sendable {
     package var end: Offset
     /// `nil` if they came from memory.
     var place: ReadPlace?
+
+    /// None, at `end`.
+    package init(end: Offset) {
+        self.end = end
+    }
+
+    init(bytes: ByteBuffer, end: Offset, place: ReadPlace? = nil) {
+        self.bytes = bytes
+        self.end = end
+        self.place = place
+    }
 }
 
 /// Where in a log's files a batch begins.

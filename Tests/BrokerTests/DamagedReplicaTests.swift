@@ -129,8 +129,10 @@ import Testing
                 }
                 return try await replica.eventLoop.submit {
                     for offset in 0..<Int64(Self.rounds) where replica.leader != nil {
-                        _ = try? replica.fetch(
-                            from: Offset(offset), maxBytes: 10, currentLeaderEpoch: nil)
+                        ReplicaRead(
+                            of: replica, from: Offset(offset), maxBytes: 10,
+                            currentLeaderEpoch: nil, owner: ObjectIdentifier(replica)
+                        ) { _ in }.start()
                     }
                     return replica.offlineReason != nil
                 }.get()

@@ -355,7 +355,8 @@ final class ReplicaCluster: Sendable {
     ) async throws -> ByteBuffer {
         let replica = try replica(topic, partition, at: broker)
         return try await replica.eventLoop.submit {
-            try replica.fetch(from: 0, maxBytes: 100 << 20, currentLeaderEpoch: nil).batches
+            let (log, _) = try replica.readable(from: 0, currentLeaderEpoch: nil)
+            return try log.read(from: 0, below: replica.highWatermark, maxBytes: 100 << 20)
         }.get()
     }
 

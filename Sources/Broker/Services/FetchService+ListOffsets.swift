@@ -24,13 +24,7 @@ extension FetchService {
         let bound = NIOLoopBound(call, eventLoop: call.eventLoop)
         switch try route(request.topic, request.partition, image: image) {
         case .here(let replica):
-            replica.eventLoop.runNow {
-                let result: Result<OffsetOutcome, RPCError>
-                do throws(RPCError) {
-                    result = .success(try replica.offsets(query, currentLeaderEpoch: epoch))
-                } catch {
-                    result = .failure(error)
-                }
+            let offsets = ReplicaOffsets(of: replica, query, currentLeaderEpoch: epoch) { result in
                 bound.eventLoop.runNow {
                     switch result {
                     case .success(let outcome): bound.value.respond(Self.response(outcome))
@@ -38,6 +32,8 @@ extension FetchService {
                     }
                 }
             }
+            call.onCancel = { replica.eventLoop.runNow { offsets.cancel() } }
+            replica.eventLoop.runNow { offsets.start() }
         case .elsewhere(let leader):
             guard call.header("millrace-forwarded") == nil,
                 let peer = peers.client(for: leader, in: image)

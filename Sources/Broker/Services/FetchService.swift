@@ -69,7 +69,9 @@ struct FetchService: Sendable {
         let maxBytes = allowedBytes(request)
         switch try route(request.topic, request.partition, image: image) {
         case .here(let replica):
-            let fetch = PendingFetch(request, from: replica, maxBytes: maxBytes) { result in
+            let fetch = PendingFetch(
+                request, from: replica, maxBytes: maxBytes, owner: call.connectionID
+            ) { result in
                 bound.eventLoop.runNow {
                     Self.answer(
                         bound.value, with: result, readableBytes: readable ? maxBytes : nil,
@@ -129,7 +131,7 @@ struct FetchService: Sendable {
         do throws(RPCError) {
             let outcome = try result.get()
             guard let readableBytes else {
-                call.respond(pieces(of: outcome))
+                call.respond(pieces(of: outcome), holding: outcome.share)
                 return
             }
             var response = WireFetchResponse()

@@ -2,19 +2,20 @@ internal import Essentials
 internal import NIOCore
 internal import Protocol
 internal import RPC
-internal import Records
 
 /// One open `FetchStream`: pushes a partition's committed batches as they arrive, as fast as the
 /// reader's flow-control window allows.
 ///
 /// Its state belongs to the call's event loop; it visits the replica's loop to read.
 final class FetchStream: @unchecked Sendable {
-    // Sendable: `replica`, `epoch` and the sizes never change, `wait` is touched on the replica's
-    // loop only, and everything else on the call's loop only.
+    // Sendable: `replica`, `owner`, `epoch` and the sizes never change, `wait` and `reading` are touched
+    // on the replica's loop only, and everything else on the call's loop only.
 
     private let call: ServerCall
     private let callLoop: any EventLoop
     private let replica: Replica
+    /// The connection.
+    private let owner: ObjectIdentifier
     private let maxBytes: Int
     private let epoch: LeaderEpoch?
     private var cursor: Offset
@@ -22,11 +23,13 @@ final class FetchStream: @unchecked Sendable {
     private var isOpen = true
     private var sentAny = false
     private var wait: WaitToken?
+    private var reading: ReplicaRead?
 
     init(_ request: WireFetchRequest, from replica: Replica, maxBytes: Int, call: ServerCall) {
         self.call = call
         callLoop = call.eventLoop
         self.replica = replica
+        owner = call.connectionID
         self.maxBytes = maxBytes
         epoch = request.hasCurrentLeaderEpoch ? LeaderEpoch(request.currentLeaderEpoch) : nil
         cursor = Offset(request.offset)
@@ -45,6 +48,8 @@ final class FetchStream: @unchecked Sendable {
         replica.eventLoop.runNow {
             self.wait?.cancel()
             self.wait = nil
+            self.reading?.cancel()
+            self.reading = nil
         }
     }
 
@@ -58,22 +63,21 @@ final class FetchStream: @unchecked Sendable {
 
     /// On the replica's loop: reads what is there, or waits for it.
     private func readFromReplica(_ offset: Offset, answerEmpty: Bool) {
-        let result: Result<FetchOutcome, RPCError>
-        do throws(RPCError) {
-            let outcome = try replica.fetch(
-                from: offset, maxBytes: maxBytes, currentLeaderEpoch: epoch)
+        let read = ReplicaRead(
+            of: replica, from: offset, maxBytes: maxBytes, currentLeaderEpoch: epoch, owner: owner
+        ) { [self] result in
+            reading = nil
             // The first answer comes at once, so that the reader learns the high watermark.
-            if outcome.batches.readableBytes == 0, !answerEmpty {
+            if case .success(let outcome) = result, outcome.end == nil, !answerEmpty {
                 wait = replica.whenReadable(beyond: max(offset, outcome.highWatermark)) {
                     self.readFromReplica(offset, answerEmpty: false)
                 }
                 return
             }
-            result = .success(outcome)
-        } catch {
-            result = .failure(error)
+            callLoop.runNow { self.deliver(result) }
         }
-        callLoop.runNow { self.deliver(result) }
+        reading = read
+        read.start()
     }
 
     private func deliver(_ result: Result<FetchOutcome, RPCError>) {
@@ -81,35 +85,14 @@ final class FetchStream: @unchecked Sendable {
         guard isOpen else { return }
         do throws(RPCError) {
             let outcome = try result.get()
-            cursor = max(cursor, try outcome.end ?? cursor)
+            cursor = max(cursor, outcome.end ?? cursor)
             sentAny = true
-            call.send(FetchService.pieces(of: outcome))
+            call.send(FetchService.pieces(of: outcome), holding: outcome.share)
             // The next read comes in a later turn of the loop: one long log must not hold it.
             callLoop.execute { self.read() }
         } catch {
             close()
             call.fail(error)
-        }
-    }
-}
-
-extension FetchOutcome {
-    /// The offset after the last whole batch; `nil` when there is none.
-    var end: Offset? {
-        get throws(RPCError) {
-            var end: Offset?
-            var index = batches.readerIndex
-            while batches.writerIndex - index >= RecordBatchHeader.size {
-                do {
-                    let header = try RecordBatchHeader(batches, at: index)
-                    end = header.nextOffset
-                    index += header.totalSize
-                } catch {
-                    throw RPCError(
-                        .corruptMessage, "the stored batches can't be read: \(error)")
-                }
-            }
-            return end
         }
     }
 }

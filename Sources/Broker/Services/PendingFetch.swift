@@ -15,14 +15,18 @@ final class PendingFetch: @unchecked Sendable {
     private let maxBytes: Int
     private let currentLeaderEpoch: LeaderEpoch?
     private let maxWait: TimeAmount
+    private let owner: ObjectIdentifier
     private let completion: @Sendable (Result<FetchOutcome, RPCError>) -> Void
+    /// What is being read; `nil` while there is nothing, or not enough.
+    private var reading: ReplicaRead?
     private var isExpired = false
     private var isDone = false
     private var wait: WaitToken?
     private var timer: Scheduled<Void>?
 
+    /// - Parameter owner: the connection that the answer goes to.
     init(
-        _ request: WireFetchRequest, from replica: Replica, maxBytes: Int,
+        _ request: WireFetchRequest, from replica: Replica, maxBytes: Int, owner: ObjectIdentifier,
         completion: @escaping @Sendable (Result<FetchOutcome, RPCError>) -> Void
     ) {
         self.replica = replica
@@ -32,6 +36,7 @@ final class PendingFetch: @unchecked Sendable {
         currentLeaderEpoch =
             request.hasCurrentLeaderEpoch ? LeaderEpoch(request.currentLeaderEpoch) : nil
         maxWait = .milliseconds(Int64(min(max(0, request.maxWaitMs), 300_000)))
+        self.owner = owner
         self.completion = completion
     }
 
@@ -53,28 +58,38 @@ final class PendingFetch: @unchecked Sendable {
         isDone = true
         wait?.cancel()
         wait = nil
+        reading?.cancel()
+        reading = nil
         timer?.cancel()
     }
 
     private func attempt() {
-        guard !isDone else { return }
+        // What is being read is answered when it is there, be the time up or not.
+        guard !isDone, reading == nil else { return }
         wait?.cancel()
-        do throws(RPCError) {
-            let outcome = try replica.fetch(
-                from: offset, maxBytes: maxBytes, currentLeaderEpoch: currentLeaderEpoch)
-            // What ends before the high watermark is all that fits: waiting brings no more of it.
-            let end = try outcome.end ?? offset
-            if isExpired || outcome.batches.readableBytes >= min(minBytes, maxBytes)
-                || end > offset && end < outcome.highWatermark
-            {
-                finish(.success(outcome))
-            } else {
-                wait = replica.whenReadable(beyond: max(offset, outcome.highWatermark)) {
-                    self.attempt()
-                }
+        let read = ReplicaRead(
+            of: replica, from: offset, maxBytes: maxBytes, currentLeaderEpoch: currentLeaderEpoch,
+            owner: owner
+        ) { [self] result in
+            reading = nil
+            judge(result)
+        }
+        reading = read
+        read.start()
+    }
+
+    private func judge(_ result: Result<FetchOutcome, RPCError>) {
+        guard case .success(let outcome) = result else { return finish(result) }
+        // What ends before the high watermark is all that fits: waiting brings no more of it.
+        let end = outcome.end ?? offset
+        if isExpired || outcome.batches.readableBytes >= min(minBytes, maxBytes)
+            || end > offset && end < outcome.highWatermark
+        {
+            finish(result)
+        } else {
+            wait = replica.whenReadable(beyond: max(offset, outcome.highWatermark)) {
+                self.attempt()
             }
-        } catch {
-            finish(.failure(error))
         }
     }
 
