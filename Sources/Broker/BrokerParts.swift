@@ -249,5 +249,6 @@ extension RPCLimits {
     init(_ configuration: NodeConfiguration) {
         self.init()
         maxMessageBytes = configuration.requestMaxBytes
+        maxBufferedRequestBytesInAll = configuration.queuedMaxRequestBytes
     }
 }

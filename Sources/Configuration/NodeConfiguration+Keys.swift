@@ -198,6 +198,9 @@ extension NodeConfiguration {
             "fetch.max.bytes", \.fetchMaxBytes, 1024...1 << 30, unit: "bytes",
             "The most one fetch answers, whatever it asks for."),
         .integer(
+            "queued.max.request.bytes", \.queuedMaxRequestBytes, 1 << 20...1 << 40, unit: "bytes",
+            "The memory for requests until they are answered; connections wait beyond it."),
+        .integer(
             "queued.max.response.bytes", \.queuedMaxResponseBytes, 1 << 20...1 << 40,
             unit: "bytes",
             "The memory for answers to consumers until they are sent; fetches wait beyond it."),

@@ -49,6 +49,8 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var messageMaxBytes = 1_048_588
     /// `fetch.max.bytes`: the most a fetch answers, whatever it asks for.
     package var fetchMaxBytes = 57_671_680
+    /// `queued.max.request.bytes`: the memory that all requests may take up.
+    package var queuedMaxRequestBytes = 536_870_912
     /// `queued.max.response.bytes`: the memory that all answers to fetches may take up.
     package var queuedMaxResponseBytes = 134_217_728
     /// `socket.request.max.bytes`: the largest request.

@@ -18,6 +18,9 @@ package struct RPCLimits: Sendable, Hashable {
     package var maxQueuedBytes = 1 << 20
     /// Request bytes of unfinished calls a server holds for one connection before it stops reading.
     package var maxBufferedRequestBytes = 128 << 20
+    /// Request bytes that a server holds for all its connections before it stops reading; each may send
+    /// what is left of its window all the same.
+    package var maxBufferedRequestBytesInAll = 512 << 20
     /// Answer bytes that may wait to be sent on one connection before the server refuses new calls.
     package var maxQueuedAnswerBytes = 256 << 20
     /// Calls that may wait for a client's connection.

@@ -27,6 +27,7 @@ package final class RPCServer: Sendable {
     ) async throws -> RPCServer {
         let connections = ServerConnections()
         let routes = RouteTable(router)
+        let memory = RequestMemory(limit: limits.maxBufferedRequestBytesInAll)
         let listener = try await ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 1024)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
@@ -39,7 +40,8 @@ package final class RPCServer: Sendable {
                     let portGuard = PortGuard(timeout: limits.prefaceTimeout, logger: logger) {
                         channel in
                         let delegate = ServerConnection(
-                            routes: routes, limits: limits, channel: channel, logger: logger)
+                            routes: routes, limits: limits, memory: memory, channel: channel,
+                            logger: logger)
                         let connection = HTTP2Connection(
                             role: .server, settings: limits.http2, eventLoop: channel.eventLoop,
                             delegate: delegate)

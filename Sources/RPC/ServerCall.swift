@@ -37,6 +37,8 @@ package final class ServerCall: @unchecked Sendable {
     var hasMessage = false
     /// Bytes of the request that count against the connection's budget.
     var heldBytes = 0
+    /// They count as those of a complete request.
+    var isComplete = false
 
     init(stream: HTTP2Stream, head: RequestHead, connection: ServerConnection) {
         self.stream = stream

@@ -4,9 +4,10 @@ internal import NIOCore
 
 /// The server's side of one connection: starts calls and bounds the request bytes they hold.
 ///
-/// Bytes of requests count until their call ends. Above the budget the connection's flow-control
-/// window stays shut, so the peer stops; if nothing but unfinished requests fill it, and no call's
-/// end could make room, the newest of them is refused.
+/// Bytes of requests count until their call ends, against a budget of the connection's and one of all
+/// connections together. Above either the connection's flow-control window stays shut, so the peer
+/// stops; if nothing but unfinished requests fill it, and no call's end could make room, the newest of
+/// them is refused.
 ///
 /// `@unchecked Sendable`: all state is touched on `eventLoop` only.
 final class ServerConnection: @unchecked Sendable {
@@ -14,6 +15,9 @@ final class ServerConnection: @unchecked Sendable {
     let eventLoop: any EventLoop
     let peer: String
     private let routes: RouteTable
+    private let memory: RequestMemory
+    /// `memory` will tell us when to look again.
+    private var isWaitingForMemory = false
     private let logger: Logger
     private let deadlines: DeadlineQueue
     private var http2: HTTP2Connection?
@@ -26,7 +30,11 @@ final class ServerConnection: @unchecked Sendable {
     var endHandlers: [@Sendable () -> Void] = []
     private(set) var hasEnded = false
 
-    init(routes: RouteTable, limits: RPCLimits, channel: any Channel, logger: Logger) {
+    init(
+        routes: RouteTable, limits: RPCLimits, memory: RequestMemory, channel: any Channel,
+        logger: Logger
+    ) {
+        self.memory = memory
         self.routes = routes
         self.limits = limits
         self.logger = logger
@@ -41,11 +49,12 @@ final class ServerConnection: @unchecked Sendable {
     func holds(_ count: Int, for call: ServerCall) {
         call.heldBytes += count
         heldBytes += count
-        if heldBytes <= limits.maxBufferedRequestBytes {
+        memory.take(count)
+        if hasRoom {
             http2?.consume(count)
         } else {
             withheldBytes += count
-            refuseUnfinishedRequests()
+            makeRoom()
         }
     }
 
@@ -55,28 +64,53 @@ final class ServerConnection: @unchecked Sendable {
     }
 
     func completed(_ call: ServerCall) {
+        call.isComplete = true
         completeBytes += call.heldBytes
+        memory.completed(call.heldBytes)
     }
 
     func closed(_ call: ServerCall) {
         deadlines.remove(call)
         heldBytes -= call.heldBytes
-        if !call.isReceiving { completeBytes -= call.heldBytes }
+        if call.isComplete { completeBytes -= call.heldBytes }
+        let count = call.heldBytes
         call.heldBytes = 0
-        returnWindow()
-        refuseUnfinishedRequests()
+        // Others may be told, and this connection with them, once this is done.
+        memory.release(count, wasComplete: call.isComplete)
+        makeRoom()
     }
 
-    private func returnWindow() {
-        guard withheldBytes > 0, heldBytes <= limits.maxBufferedRequestBytes else { return }
-        http2?.consume(withheldBytes)
-        withheldBytes = 0
+    private var hasRoom: Bool {
+        heldBytes <= limits.maxBufferedRequestBytes && !memory.isExhausted
+    }
+
+    /// Gives the peer its window back, if there is room, or refuses requests to make some.
+    private func makeRoom() {
+        refuseUnfinishedRequests()
+        guard withheldBytes > 0 else { return }
+        if hasRoom {
+            http2?.consume(withheldBytes)
+            withheldBytes = 0
+        } else if memory.isExhausted, !isWaitingForMemory {
+            isWaitingForMemory = true
+            memory.whenChanged(for: ObjectIdentifier(self), canMakeRoom: heldBytes > completeBytes)
+            {
+                self.eventLoop.execute {
+                    self.isWaitingForMemory = false
+                    self.makeRoom()
+                }
+            }
+        }
+    }
+
+    /// No call will end and make room.
+    private var isStuck: Bool {
+        completeBytes == 0 && heldBytes > limits.maxBufferedRequestBytes
+            || heldBytes > 0 && memory.isStuck
     }
 
     private func refuseUnfinishedRequests() {
-        while withheldBytes > 0, completeBytes == 0, let http2,
-            heldBytes > limits.maxBufferedRequestBytes
-        {
+        while withheldBytes > 0, let http2, isStuck {
             let unfinished = http2.streams.lazy.compactMap { $0.delegate as? ServerCall }
                 .filter { $0.isReceiving && $0.heldBytes > 0 }
             guard let newest = unfinished.max(by: { $0.stream.id < $1.stream.id }) else { return }
@@ -113,6 +147,7 @@ extension ServerConnection: HTTP2ConnectionDelegate {
     func connectionEnded(_ connection: HTTP2Connection, _ end: HTTP2ConnectionEnd) {
         http2 = nil
         deadlines.cancelAll()
+        memory.forget(ObjectIdentifier(self))
         hasEnded = true
         let handlers = endHandlers
         endHandlers = []

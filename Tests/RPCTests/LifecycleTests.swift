@@ -220,4 +220,52 @@ import Testing
             #expect(await fixture.unary("/test/Echo", [piece]) == .success(piece))
         }
     }
+
+    @Test func allConnectionsTogetherHoldNoMoreThanTheServersBudget() async throws {
+        var limits = RPCLimits()
+        limits.maxBufferedRequestBytesInAll = 300_000
+        limits.connectionWindow = 200_000
+        limits.streamWindow = 100_000
+        // Answers late, so that complete requests are held too.
+        var router = Router()
+        router.register("/test/Late") { call in
+            let bound = NIOLoopBound(call, eventLoop: call.eventLoop)
+            call.eventLoop.scheduleTask(in: .milliseconds(2)) {
+                bound.value.respond([bound.value.request])
+            }
+        }
+        try await Fixture.run(router, limits: limits) { fixture in
+            let clients = (0..<4).map { _ in
+                RPCClient(
+                    host: "127.0.0.1", port: fixture.server.port, eventLoop: fixture.group.next(),
+                    logger: Fixture.logger)
+            }
+            let piece = ByteBuffer(repeating: 3, count: 150_000)
+            @Sendable func call(_ client: RPCClient) async -> Result<ByteBuffer, RPCError> {
+                await withCheckedContinuation { continuation in
+                    client.unary("/test/Late", [piece], timeout: .seconds(30)) {
+                        continuation.resume(returning: $0)
+                    }
+                }
+            }
+            let results = await withTaskGroup(of: Result<ByteBuffer, RPCError>.self) { group in
+                for client in clients {
+                    for _ in 0..<10 { group.addTask { await call(client) } }
+                }
+                return await group.reduce(into: []) { $0.append($1) }
+            }
+            for result in results {
+                switch result {
+                case .success(let answer): #expect(answer == piece)
+                case .failure(let error): #expect(error.isUnprocessed, "\(error)")
+                }
+            }
+            #expect(results.contains { $0 == .success(piece) })
+            // Nothing is stuck, and every window is whole again.
+            for client in clients {
+                #expect(await call(client) == .success(piece))
+                client.close()
+            }
+        }
+    }
 }
