@@ -58,8 +58,9 @@ final class BrokerServices: @unchecked Sendable {
     private func warnOfLastCandidate(_ broker: NodeID, _ reply: RegistrationReply) {
         logger.warning(
             """
-            broker did not stop cleanly and is the last that may lead some partitions; with another \
-            flush.policy than commit, records it acknowledged may be lost
+            broker did not stop cleanly, or could not use some logs when it did, and is the last that may \
+            lead these partitions; with another flush.policy than commit, records it acknowledged may be \
+            lost
             """,
             metadata: ["broker": "\(broker)", "partitions": "\(reply.lastCandidateOf)"])
     }

@@ -45,7 +45,7 @@ package struct RegistrationRequest: Equatable, Sendable {
 package struct RegistrationReply: Equatable, Sendable {
     package var epoch: BrokerEpoch
     /// Partitions that this broker remains the only candidate to lead, although it can't prove that
-    /// it stopped cleanly: with `flush.policy=commit` nothing acknowledged is missing there.
+    /// it stopped cleanly with their logs in use: with `flush.policy=commit` nothing acknowledged is missing there.
     package var lastCandidateOf = 0
 }
 

@@ -67,7 +67,7 @@ extension ClusterTests {
             let level = try await Cluster.run(
                 "metadata", "show", "/features/metadata.version", "--snapshot",
                 folder.appendingPathComponent(snapshot).path, in: cluster.directory)
-            #expect(level == "2")
+            #expect(level == "3")
 
             var damaged = try Data(contentsOf: copy)
             let position = try #require(damaged.lastIndex { $0 != 0 }) - 2

@@ -33,13 +33,14 @@ struct MetadataService: Sendable {
                 return node
             }
         guard !request.brokersOnly else { return response }
+        let live = Set(response.brokers.map { NodeID($0.id) })
         if request.topics.isEmpty {
             response.topics = image.topics.values.sorted { $0.name < $1.name }.map {
-                describe($0, in: image)
+                describe($0, live: live)
             }
         } else {
             response.topics = request.topics.map { name in
-                if let topic = image.topic(named: name) { return describe(topic, in: image) }
+                if let topic = image.topic(named: name) { return describe(topic, live: live) }
                 var unknown = WireTopicMetadata()
                 unknown.name = name
                 unknown.error = ErrorCode.unknownTopicOrPartition.name
@@ -49,7 +50,7 @@ struct MetadataService: Sendable {
         return response
     }
 
-    private func describe(_ topic: TopicImage, in image: MetadataImage) -> WireTopicMetadata {
+    private func describe(_ topic: TopicImage, live: Set<NodeID>) -> WireTopicMetadata {
         var description = WireTopicMetadata()
         description.name = topic.name
         description.topicID = topic.id.description
@@ -62,9 +63,7 @@ struct MetadataService: Sendable {
             partition.isr = state.isr.map(\.rawValue)
             partition.eligibleLeaderReplicas = state.eligibleLeaderReplicas.map(\.rawValue)
             partition.offlineReplicas = state.replicas.compactMap { replica in
-                let serves =
-                    image.brokers[replica]?.fenced == false
-                    && !state.offlineReplicas.contains(replica)
+                let serves = live.contains(replica) && !state.offlineReplicas.contains(replica)
                 return serves ? nil : replica.rawValue
             }
             return partition
