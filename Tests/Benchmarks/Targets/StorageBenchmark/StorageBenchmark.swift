@@ -19,6 +19,8 @@ enum StorageBenchmark {
                       rounds=3 megabytes=2048
         open          time and memory of logs that are opened after a clean stop
                       logs=10000
+        serve         ways to send what is in the page cache over loopback TCP
+                      rounds=5 megabytes=512 batch=16384
 
         """
 
@@ -42,6 +44,7 @@ enum StorageBenchmark {
         case "group-commit": try GroupCommit(options, in: directory).run()
         case "read": try ReadRates(options, in: directory).run()
         case "open": try OpenLogs(options, in: directory).run()
+        case "serve": try Serve(options, in: directory).run()
         default:
             FileHandle.standardError.write(Data(usage.utf8))
         }
