@@ -74,7 +74,12 @@ package protocol File: AnyObject, Sendable {
     func prefetch(_ range: Range<Int>)
     /// Writes all of `bytes`; if it throws, any part of them may have been written.
     func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError)
+    /// Cuts the file, or lets it grow by zeros; room that was set aside behind its end is given back.
     func truncate(to size: Int) throws(FileError)
+    /// Sets room on the disk aside for what is to be written there; the file does not grow by it.
+    ///
+    /// Where that can't be done nothing happens: it is a matter of speed.
+    func reserve(_ range: Range<Int>)
     /// Makes the file's bytes durable, and its size so far as they depend on it.
     func syncData() throws(FileError)
     /// Makes the file durable with all that is known about it.
@@ -90,6 +95,9 @@ extension FileSystem {
 }
 
 extension File {
+    /// No room is set aside.
+    package func reserve(_ range: Range<Int>) {}
+
     /// Nothing is kept in memory.
     package func dropCache() {}
 

@@ -1,5 +1,9 @@
 import Glibc
 
+// Linux has it; the module of its C library leaves it out.
+@_silgen_name("fallocate")
+private func fallocate(_ file: Int32, _ mode: Int32, _ start: off_t, _ length: off_t) -> Int32
+
 /// This machine's file systems, by system calls.
 package struct LocalFileSystem: FileSystem {
     package init() {}
@@ -234,6 +238,12 @@ private final class LocalFile: File {
 
     func truncate(to size: Int) throws(FileError) {
         try call("truncate", path) { ftruncate(descriptor, off_t(size)) }
+    }
+
+    func reserve(_ range: Range<Int>) {
+        let keepSize: Int32 = 1
+        _ = fallocate(
+            descriptor, keepSize, off_t(range.lowerBound), off_t(range.count))
     }
 
     func syncData() throws(FileError) {

@@ -252,6 +252,7 @@ extension Log {
                 baseOffset: base, directory: directory, fileSystem: fileSystem,
                 interval: config.indexIntervalBytes)
         }
+        full.giveBackReserve()
         full.writeIndex()
         segments.append(next)
         noteRead(full)

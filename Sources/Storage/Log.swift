@@ -216,6 +216,7 @@ package final class Log {
         }
         try flush()
         try health.watch { () throws(FileError) in try files.resolveSwap() }
+        if active.hasReserve { active.giveBackReserve() }
         active.writeIndex()
         closeProducers()
     }

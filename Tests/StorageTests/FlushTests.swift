@@ -22,6 +22,37 @@ import Testing
     #expect(log.prepareFlush().isEmpty)
 }
 
+/// S8: where there is no room to set aside, things go on without.
+@Test func roomIsSetAsideForWhatIsNotSyncedOftenAndGivenBack() throws {
+    let directory = try TemporaryDirectory()
+    let disk = FaultyFileSystem()
+    let (log, _) = try Log.open(
+        at: directory.path, fileSystem: disk, afterCleanShutdown: false)
+    let path = "\(directory.path)/00000000000000000000.log"
+    func bytesOnDisk() -> Int {
+        var status = stat()
+        return stat(path, &status) == 0 ? Int(status.st_blocks) * 512 : 0
+    }
+    func reserves() -> Int { disk.calls.count { $0.hasPrefix("reserve") } }
+    for _ in 0..<24 {
+        try log.append(1, size: 1 << 20)
+        try log.flush()
+    }
+    #expect(reserves() == 0)
+    for _ in 0..<12 { try log.append(1, size: 1 << 20) }
+    #expect((1...3).contains(reserves()))
+    // What others see of the file is what was written.
+    #expect(try disk.size(of: path) == log.byteCount)
+    #expect(try log.isWhole())
+    try log.close(clean: true)
+    #expect(try disk.size(of: path) == log.byteCount)
+    #expect(bytesOnDisk() < log.byteCount + 1 << 20)
+    let (again, report) = try Log.open(
+        at: directory.path, fileSystem: disk, afterCleanShutdown: true)
+    #expect(report.outcome == .trusted)
+    #expect(again.logEndOffset == 36)
+}
+
 /// S7.
 @Test func aFlushAfterARollSyncsBothFilesAndTheFolderFirst() throws {
     let directory = try TemporaryDirectory()

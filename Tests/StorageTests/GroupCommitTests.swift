@@ -139,6 +139,30 @@ private final class Results: Sendable {
     #expect(bench.flusher.counts.together == 1)
 }
 
+/// Whatever takes how long, and whichever thread does it.
+@Test(arguments: [1, 2, 3] as [UInt64]) func everyFlushIsAnsweredOnce(seed: UInt64) throws {
+    let bench = try Bench(20)
+    let chance = Mutex(SeededGenerator(seed: seed))
+    bench.disk.fail { call in
+        guard call.operation.hasPrefix("sync") else { return nil }
+        // Sometimes longer than a sync of the volume may take before others help.
+        let most: UInt32 = call.operation == "sync volume" ? 15_000 : 300
+        usleep(chance.withLock { UInt32.random(in: 0...most, using: &$0) })
+        return nil
+    }
+    let answers = Mutex([Int](repeating: 0, count: 400))
+    for number in 0..<400 {
+        let log = bench.all[chance.withLock { Int.random(in: 0..<20, using: &$0) }]
+        try log.append()
+        bench.flusher.submit(log.prepareFlush()) { result in
+            if case .success = result { answers.withLock { $0[number] += 1 } }
+        }
+        if number % 8 == 0 { usleep(500) }
+    }
+    bench.flusher.stop()
+    #expect(answers.withLock { $0 } == [Int](repeating: 1, count: 400))
+}
+
 @Test func aLossThatAnotherThreadHearsOfCountsForTheVolumeToo() throws {
     let bench = try Bench(3)
     for log in bench.all { try log.append() }

@@ -244,6 +244,10 @@ private final class FaultyFile: File {
         try check("truncate")
         try file.truncate(to: size)
     }
+    func reserve(_ range: Range<Int>) {
+        _ = fileSystem.failure("reserve", path)
+        file.reserve(range)
+    }
     func syncData() throws(FileError) {
         try check("sync")
         try file.syncData()
