@@ -40,6 +40,8 @@ extension Replica {
         guard let log, offlineReason == nil else { return }
         switch result {
         case .failure(let error):
+            // Unless it was of a disk that the log has left since.
+            guard opened?.disk.hasFailed == true || error == .closed else { return }
             // What the page cache holds may never reach the disk: nothing is to rely on it.
             goOffline("a flush failed: \(error)")
             return

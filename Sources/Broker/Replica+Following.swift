@@ -60,6 +60,7 @@ extension Replica {
             environment.logger.error(
                 "cannot replicate",
                 metadata: ["partition": "\(name)", "error": "\(error)"])
+            opened?.disk.writeFailed(error)
             if case .offline = error { goOffline("\(error)") }
             return .failed
         }

@@ -84,6 +84,7 @@ extension Replica {
             offsets = try log.appendAsLeader(
                 stored, headers: headers, leaderEpoch: leader.leaderEpoch)
         } catch {
+            opened?.disk.writeFailed(error)
             throw RPCError(error.code, "nothing was written to \(name): \(error)")
         }
         withLeader { $0.appended(to: offsets.upperBound, now: shard.now) }

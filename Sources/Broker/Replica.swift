@@ -25,6 +25,8 @@ final class Replica: @unchecked Sendable {
     var opened: OpenedLog?
     /// The log while it is known to be damaged, and nobody looks at it; it is not `opened` then.
     var damaged: DamagedLog?
+    /// What was assigned when the log was let go of for a moment, to be moved; its role goes on after that.
+    var pausedWith: PartitionAssignment??
     /// Whose it is; gone only when the broker is.
     weak var manager: ReplicaManager?
     /// Not both; neither while idle, opening, offline or closed.
@@ -101,6 +103,7 @@ final class Replica: @unchecked Sendable {
     func open(_ opened: OpenedLog, highWatermark: Offset) {
         eventLoop.preconditionInEventLoop()
         invariant(!isClosed, "\(name) was closed while it was being opened")
+        if let before = pausedWith { return goOn(with: opened, assignedBefore: before) }
         let log = opened.log
         self.opened = opened
         // They may have changed since it was being opened.
@@ -124,6 +127,7 @@ final class Replica: @unchecked Sendable {
         guard !isClosed, offlineReason == nil || (isDamaged && !self.isDamaged) else { return }
         offlineReason = reason
         self.isDamaged = isDamaged
+        pausedWith = nil
         environment.logger.error(
             "replica offline: its log cannot be used",
             metadata: ["partition": "\(name)", "reason": "\(reason)"])
@@ -196,7 +200,7 @@ final class Replica: @unchecked Sendable {
         }
     }
 
-    private func applySettings(to log: Log) {
+    func applySettings(to log: Log) {
         settings.apply(to: &log.config)
     }
 
@@ -210,7 +214,7 @@ final class Replica: @unchecked Sendable {
     }
 
     /// Leaves one leader epoch and begins the next.
-    private func take(_ assignment: PartitionAssignment) {
+    func take(_ assignment: PartitionAssignment) {
         guard let log, offlineReason == nil else { return }
         leaveRole()
         // An image older than the log: this broker has seen a later epoch and will again.

@@ -17,6 +17,12 @@ final class ReplicaDisk: Sendable {
     }
 
     var hasFailed: Bool { directory.health.failure != nil }
+
+    /// Takes the directory out of use if a write has failed in a way that no later one would not.
+    func writeFailed(_ error: LogError) {
+        guard error.isOfOneDisk, !hasFailed else { return }
+        directory.health.fail("\(error)")
+    }
 }
 
 /// The log directories of a broker.
@@ -204,6 +210,17 @@ final class ReplicaDisks: Sendable {
         return disks[index]
     }
 
+    /// The log of a partition is on another disk now.
+    func moved(_ folder: PartitionFolder, to disk: ReplicaDisk) {
+        guard let index = disks.firstIndex(where: { $0 === disk }) else { return }
+        placement.withLock { placement in
+            if let old = placement.disk.updateValue(index, forKey: folder) {
+                placement.counts[old] -= 1
+            }
+            placement.counts[index] += 1
+        }
+    }
+
     private func forget(_ folder: PartitionFolder) {
         placement.withLock { placement in
             guard let index = placement.disk.removeValue(forKey: folder) else { return }
@@ -325,6 +342,8 @@ final class ReplicaDisks: Sendable {
                 logger.error(
                     "cannot delete an older copy of a log",
                     metadata: ["path": "\(directory.path)/\(folder.name)", "error": "\(error)"])
+                // Without a mark of a clean stop nobody trusts what is there, should it turn up alone.
+                directory.health.fail("an older copy of \(folder) can't be deleted: \(error)")
             }
         }
     }
@@ -333,6 +352,9 @@ final class ReplicaDisks: Sendable {
     func removeLeftovers() {
         for disk in disks {
             do throws(LogError) {
+                for copy in try disk.directory.futureFolders() {
+                    try disk.directory.removeFuture(copy)
+                }
                 for leftover in try disk.directory.deletedFolders() {
                     remove(leftover, from: disk.directory)
                 }

@@ -197,7 +197,12 @@ extension ReplicaManager {
         onPool { [self] in
             for (disk, logs) in checkpoints {
                 attempt("write checkpoints", disk.directory.path) { () throws(LogError) in
-                    try disk.directory.checkpoint(logs)
+                    do throws(LogError) {
+                        try disk.directory.checkpoint(logs)
+                    } catch {
+                        disk.writeFailed(error)
+                        throw error
+                    }
                 }
             }
         }
@@ -234,6 +239,7 @@ extension ReplicaManager {
         }
         guard isFirst else { return }
         openings.stop()
+        moves.stop()
         environment.fetchers.close()
         await withCheckedContinuation { continuation in
             controlLoop.execute { [self] in
@@ -249,6 +255,7 @@ extension ReplicaManager {
         }
         // Their logs are closed, or deleted, before the directories are.
         await openings.ended()
+        await moves.ended()
         await withCheckedContinuation { continuation in
             pool.submit { [self] _ in
                 disks.close(clean: true, brokerEpoch: brokerEpoch)

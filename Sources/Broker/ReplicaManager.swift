@@ -102,6 +102,7 @@ final class ReplicaManager: @unchecked Sendable {
     var retentionTimer: RepeatedTask?
     var isStopping = false
     let openings = ReplicaOpenings()
+    let moves = ReplicaMoves()
 
     private final class IndexBox: Sendable {
         let value = Mutex(Index())
@@ -334,6 +335,7 @@ final class ReplicaManager: @unchecked Sendable {
         if waitingForFolder[replica.folder] === replica { waitingForFolder[replica.folder] = nil }
         logger.info("deleting a replica", metadata: ["partition": "\(replica.name)"])
         environment.reports.forget(replica.id)
+        moves.cancel(replica.id)
         assignedBefore.remove(replica.id)
         guard openings.begin() else { return }
         replica.eventLoop.execute { [self] in

@@ -31,6 +31,7 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
     case concurrentTransactions = 51
     case transactionCoordinatorFenced = 52
     case kafkaStorageError = 56
+    case logDirNotFound = 57
     case unknownProducerID = 59
     case fencedLeaderEpoch = 74
     case unknownLeaderEpoch = 75
@@ -88,6 +89,7 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
         case .concurrentTransactions: "CONCURRENT_TRANSACTIONS"
         case .transactionCoordinatorFenced: "TRANSACTION_COORDINATOR_FENCED"
         case .kafkaStorageError: "KAFKA_STORAGE_ERROR"
+        case .logDirNotFound: "LOG_DIR_NOT_FOUND"
         case .unknownProducerID: "UNKNOWN_PRODUCER_ID"
         case .fencedLeaderEpoch: "FENCED_LEADER_EPOCH"
         case .unknownLeaderEpoch: "UNKNOWN_LEADER_EPOCH"
@@ -133,7 +135,7 @@ package enum ErrorCode: Int16, Sendable, CaseIterable, Hashable {
         case .unknownServerError, .offsetOutOfRange, .messageTooLarge, .invalidTopicException,
             .recordListTooLarge, .invalidRequiredAcks, .invalidTimestamp, .unsupportedVersion,
             .topicAlreadyExists, .invalidPartitions, .invalidReplicationFactor, .invalidConfig,
-            .invalidRequest, .policyViolation, .outOfOrderSequenceNumber,
+            .invalidRequest, .policyViolation, .logDirNotFound, .outOfOrderSequenceNumber,
             .duplicateSequenceNumber, .invalidProducerEpoch, .invalidTransactionState,
             .transactionCoordinatorFenced, .unknownProducerID,
             .unsupportedCompressionType, .staleBrokerEpoch, .invalidRecord, .inconsistentVoterSet,

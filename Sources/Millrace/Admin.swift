@@ -175,11 +175,46 @@ extension Admin {
                         broker: answer.brokerID, directory: directory.path,
                         topic: replica.topic, partition: replica.partition, size: replica.size,
                         logStartOffset: replica.logStartOffset,
-                        logEndOffset: replica.logEndOffset, segments: Int(replica.segments))
+                        logEndOffset: replica.logEndOffset, segments: Int(replica.segments),
+                        move: replica.isFuture
+                            ? ReplicaLogMove(
+                                copiedBytes: replica.size, totalBytes: replica.logSize,
+                                error: replica.error.isEmpty ? nil : replica.error) : nil)
                 }
             }
         }
         return replicas.sorted { ($0.partition, $0.broker) < ($1.partition, $1.broker) }
+    }
+}
+
+extension Admin {
+    /// Begins to move a replica to another log directory of its broker, while it is in use.
+    ///
+    /// `describeLogs` shows how far it has come.
+    /// - Parameters:
+    ///   - directory: one of the broker's `log.dirs`; the one where it is ends a move.
+    ///   - bytesPerSecond: how fast it is copied; as fast as the disks allow when `nil`.
+    public func moveLog(
+        of topic: String, partition: Int32, on broker: Int32, to directory: String,
+        bytesPerSecond: Int64? = nil
+    ) async throws(MillraceError) {
+        let node = try await describeCluster().nodes.first { $0.role == .broker && $0.id == broker }
+        guard let node else {
+            throw .invalidArgument("the cluster has no broker \(broker)")
+        }
+        var request = WireAlterReplicaLogDirsRequest()
+        request.bytesPerSecond = bytesPerSecond ?? 0
+        var move = WireAlterReplicaLogDirsRequest.Move()
+        move.topic = topic
+        move.partition = partition
+        move.logDir = directory
+        request.moves = [move]
+        let answer: WireAlterReplicaLogDirsResponse = try await core.callAddress(
+            BrokerAddress(host: node.host, port: node.port),
+            Self.service + "AlterReplicaLogDirs", request)
+        if let result = answer.results.first, !result.error.isEmpty {
+            throw MillraceError(code: result.error, message: result.errorMessage)
+        }
     }
 }
 

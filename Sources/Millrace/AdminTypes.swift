@@ -31,6 +31,17 @@ public struct ReplicaLogDescription: Sendable, Hashable {
     public var logStartOffset: Int64
     public var logEndOffset: Int64
     public var segments: Int
+    /// The copy that a move to this directory makes; `nil` for the replica itself.
+    public var move: ReplicaLogMove?
+}
+
+/// How far a replica's move to another log directory has come.
+public struct ReplicaLogMove: Sendable, Hashable {
+    public var copiedBytes: Int64
+    /// 0 until it begins.
+    public var totalBytes: Int64
+    /// Why it was given up; `nil` while it goes on.
+    public var error: String?
 }
 
 /// A topic to be created.

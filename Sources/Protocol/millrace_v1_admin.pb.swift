@@ -704,6 +704,22 @@ package nonisolated struct WireReplicaLogDescription: Sendable {
   /// Clears the value of `segments`. Subsequent reads from it will return its default value.
   package mutating func clearSegments() {self._segments = nil}
 
+  /// A copy that will be the replica once it is complete; `size` bytes of it are there.
+  package var isFuture: Bool = false
+
+  /// Of a copy: the bytes of the log that is copied.
+  package var logSize: Int64 {
+    get {_logSize ?? 0}
+    set {_logSize = newValue}
+  }
+  /// Returns true if `logSize` has been explicitly set.
+  package var hasLogSize: Bool {self._logSize != nil}
+  /// Clears the value of `logSize`. Subsequent reads from it will return its default value.
+  package mutating func clearLogSize() {self._logSize = nil}
+
+  /// Of a copy: why it was given up; empty while it is made.
+  package var error: String = String()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -712,6 +728,72 @@ package nonisolated struct WireReplicaLogDescription: Sendable {
   fileprivate var _logStartOffset: Int64? = nil
   fileprivate var _logEndOffset: Int64? = nil
   fileprivate var _segments: Int32? = nil
+  fileprivate var _logSize: Int64? = nil
+}
+
+package nonisolated struct WireAlterReplicaLogDirsRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var moves: [WireAlterReplicaLogDirsRequest.Move] = []
+
+  /// How much is copied in a second; as much as the disks give when 0.
+  package var bytesPerSecond: Int64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package nonisolated struct Move: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    package var topic: String = String()
+
+    package var partition: Int32 = 0
+
+    /// One of the broker's `log.dirs`. The one where the replica is ends a move that is under way.
+    package var logDir: String = String()
+
+    package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    package init() {}
+  }
+
+  package init() {}
+}
+
+package nonisolated struct WireAlterReplicaLogDirsResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// One for each move, in their order.
+  package var results: [WireAlterReplicaLogDirsResponse.Result] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package nonisolated struct Result: Sendable {
+    // SwiftProtobuf.Message conformance is added in an extension below. See the
+    // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+    // methods supported on all messages.
+
+    package var topic: String = String()
+
+    package var partition: Int32 = 0
+
+    /// Kafka's error name, empty when the move has begun: UNKNOWN_TOPIC_OR_PARTITION (the broker has no
+    /// replica of it), LOG_DIR_NOT_FOUND, KAFKA_STORAGE_ERROR (the directory, or the replica, is offline).
+    package var error: String = String()
+
+    package var errorMessage: String = String()
+
+    package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+    package init() {}
+  }
+
+  package init() {}
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -1737,7 +1819,7 @@ nonisolated extension WireLogDirDescription: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ReplicaLogDescription"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}size\0\u{3}log_start_offset\0\u{3}log_end_offset\0\u{1}segments\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}size\0\u{3}log_start_offset\0\u{3}log_end_offset\0\u{1}segments\0\u{3}is_future\0\u{3}log_size\0\u{1}error\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1751,6 +1833,9 @@ nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftPro
       case 4: try { try decoder.decodeSingularInt64Field(value: &self._logStartOffset) }()
       case 5: try { try decoder.decodeSingularInt64Field(value: &self._logEndOffset) }()
       case 6: try { try decoder.decodeSingularInt32Field(value: &self._segments) }()
+      case 7: try { try decoder.decodeSingularBoolField(value: &self.isFuture) }()
+      case 8: try { try decoder.decodeSingularInt64Field(value: &self._logSize) }()
+      case 9: try { try decoder.decodeSingularStringField(value: &self.error) }()
       default: break
       }
     }
@@ -1779,6 +1864,15 @@ nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftPro
     try { if let v = self._segments {
       try visitor.visitSingularInt32Field(value: v, fieldNumber: 6)
     } }()
+    if self.isFuture != false {
+      try visitor.visitSingularBoolField(value: self.isFuture, fieldNumber: 7)
+    }
+    try { if let v = self._logSize {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 8)
+    } }()
+    if !self.error.isEmpty {
+      try visitor.visitSingularStringField(value: self.error, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1789,6 +1883,159 @@ nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftPro
     if lhs._logStartOffset != rhs._logStartOffset {return false}
     if lhs._logEndOffset != rhs._logEndOffset {return false}
     if lhs._segments != rhs._segments {return false}
+    if lhs.isFuture != rhs.isFuture {return false}
+    if lhs._logSize != rhs._logSize {return false}
+    if lhs.error != rhs.error {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireAlterReplicaLogDirsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".AlterReplicaLogDirsRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}moves\0\u{3}bytes_per_second\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.moves) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.bytesPerSecond) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.moves.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.moves, fieldNumber: 1)
+    }
+    if self.bytesPerSecond != 0 {
+      try visitor.visitSingularInt64Field(value: self.bytesPerSecond, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireAlterReplicaLogDirsRequest, rhs: WireAlterReplicaLogDirsRequest) -> Bool {
+    if lhs.moves != rhs.moves {return false}
+    if lhs.bytesPerSecond != rhs.bytesPerSecond {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireAlterReplicaLogDirsRequest.Move: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = WireAlterReplicaLogDirsRequest.protoMessageName + ".Move"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{3}log_dir\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.topic) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.partition) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.logDir) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.topic.isEmpty {
+      try visitor.visitSingularStringField(value: self.topic, fieldNumber: 1)
+    }
+    if self.partition != 0 {
+      try visitor.visitSingularInt32Field(value: self.partition, fieldNumber: 2)
+    }
+    if !self.logDir.isEmpty {
+      try visitor.visitSingularStringField(value: self.logDir, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireAlterReplicaLogDirsRequest.Move, rhs: WireAlterReplicaLogDirsRequest.Move) -> Bool {
+    if lhs.topic != rhs.topic {return false}
+    if lhs.partition != rhs.partition {return false}
+    if lhs.logDir != rhs.logDir {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireAlterReplicaLogDirsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".AlterReplicaLogDirsResponse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}results\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.results) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.results.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.results, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireAlterReplicaLogDirsResponse, rhs: WireAlterReplicaLogDirsResponse) -> Bool {
+    if lhs.results != rhs.results {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireAlterReplicaLogDirsResponse.Result: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = WireAlterReplicaLogDirsResponse.protoMessageName + ".Result"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}error\0\u{3}error_message\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.topic) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self.partition) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.error) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.errorMessage) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.topic.isEmpty {
+      try visitor.visitSingularStringField(value: self.topic, fieldNumber: 1)
+    }
+    if self.partition != 0 {
+      try visitor.visitSingularInt32Field(value: self.partition, fieldNumber: 2)
+    }
+    if !self.error.isEmpty {
+      try visitor.visitSingularStringField(value: self.error, fieldNumber: 3)
+    }
+    if !self.errorMessage.isEmpty {
+      try visitor.visitSingularStringField(value: self.errorMessage, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireAlterReplicaLogDirsResponse.Result, rhs: WireAlterReplicaLogDirsResponse.Result) -> Bool {
+    if lhs.topic != rhs.topic {return false}
+    if lhs.partition != rhs.partition {return false}
+    if lhs.error != rhs.error {return false}
+    if lhs.errorMessage != rhs.errorMessage {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

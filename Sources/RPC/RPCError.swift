@@ -72,7 +72,7 @@ extension RPCError.Status {
             case .offsetOutOfRange: .outOfRange
             case .corruptMessage: .dataLoss
             case .unknownTopicOrPartition, .unknownTopicID, .brokerIDNotRegistered,
-                .resourceNotFound, .voterNotFound:
+                .resourceNotFound, .voterNotFound, .logDirNotFound:
                 .notFound
             case .leaderNotAvailable, .replicaNotAvailable, .networkException,
                 .offsetNotAvailable, .unknownLeaderEpoch, .notEnoughReplicas,

@@ -130,6 +130,9 @@ package struct FileError: Error, Hashable, Sendable {
         self.code = code
     }
 
+    /// The code when nothing has that name.
+    static let notFound = ENOENT
+
     /// Whether it may succeed once there is space again.
     package var isOutOfSpace: Bool { code == ENOSPC || code == EDQUOT }
 

@@ -10,6 +10,8 @@ package final class LogDirectory: LogCheckpointStore {
     package static let cleanShutdownFile = ".clean-shutdown"
     /// What the name of a folder ends in whose log is deleted and whose files may still be there.
     package static let deletedSuffix = ".delete"
+    /// What the name of a folder ends in that is to become a log, moved here from another directory.
+    package static let futureSuffix = ".future"
 
     /// The folder of the metadata log, which is nobody's partition and looks after itself.
     package static let metadataFolder = "__cluster_metadata-0"
@@ -39,7 +41,8 @@ package final class LogDirectory: LogCheckpointStore {
         var unwritten: Set<DirectoryCheckpoints.Kind> = []
         /// What an open log's checkpoints are of: its opening, and its truncations since.
         var generations: [String: UInt64] = [:]
-        var openings: UInt64 = 0
+        /// Logs that this process has closed in order, or brought here so.
+        var closed: Set<String> = []
         var isClosed = false
 
         /// Nothing is left of the log whose state could matter.
@@ -47,6 +50,7 @@ package final class LogDirectory: LogCheckpointStore {
             unsettled.remove(folder)
             open.remove(folder)
             withProducers.remove(folder)
+            closed.remove(folder)
         }
     }
 
@@ -138,15 +142,15 @@ package final class LogDirectory: LogCheckpointStore {
             // Unless it was written to by this process.
             let isSynced = self.isSynced && !isNew && state.generations[folder] == nil
             let isTrusted =
-                wasCleanShutdown && !state.unsettled.contains(folder)
-                && !state.open.contains(folder)
+                state.closed.remove(folder) != nil
+                || wasCleanShutdown && !state.unsettled.contains(folder)
+                    && !state.open.contains(folder)
             state.unsettled.remove(folder)
             // From here on, until it is closed in order.
             state.open.insert(folder)
             // So that a checkpoint of another log, once in the same folder, isn't taken for this one's.
-            state.openings += 1
             var checkpoint = state.checkpoints[folder]
-            checkpoint.generation = state.openings << 32
+            checkpoint.generation = openings.add(1, ordering: .relaxed).newValue << 32
             checkpoint.hasProducers = state.withProducers.contains(folder)
             state.generations[folder] = checkpoint.generation
             return (checkpoint, isTrusted, isSynced)
@@ -211,7 +215,7 @@ package final class LogDirectory: LogCheckpointStore {
         }
     }
 
-    private func metadata(of folder: String) throws(LogError) -> PartitionMetadata? {
+    func metadata(of folder: String) throws(LogError) -> PartitionMetadata? {
         try io { () throws(FileError) in
             try fileSystem.readFile("\(path)/\(folder)/\(PartitionMetadata.fileName)")
         }.flatMap { PartitionMetadata(decoding: $0) }
@@ -244,6 +248,7 @@ package final class LogDirectory: LogCheckpointStore {
         try log.close(clean: true)
         state.withLock { state in
             state.open.remove(log.folder)
+            state.closed.insert(log.folder)
             if log.hasProducers {
                 state.withProducers.insert(log.folder)
             } else {
@@ -303,6 +308,66 @@ package final class LogDirectory: LogCheckpointStore {
         }
     }
 
+    // MARK: Moving
+
+    /// What a log's folder is called that is being copied here.
+    static func futureName(of folder: String) -> String {
+        let unique = String(UInt64.random(in: .min ... .max), radix: 36)
+        return "\(deletedStem(of: folder)).\(unique)\(futureSuffix)"
+    }
+
+    /// The folders of logs that never got here as a whole.
+    package func futureFolders() throws(LogError) -> [String] {
+        try io { () throws(FileError) in
+            try fileSystem.contents(of: path).filter { $0.hasSuffix(Self.futureSuffix) }
+        }
+    }
+
+    /// Removes a copy that was given up.
+    package func removeFuture(_ name: String) throws(LogError) {
+        guard name.hasSuffix(Self.futureSuffix) else { return }
+        try io { () throws(FileError) in
+            guard try fileSystem.isDirectory("\(path)/\(name)") else { return }
+            try fileSystem.removeRecursively("\(path)/\(name)")
+        }
+    }
+
+    /// Makes a folder that is durable with all in it the log of a partition.
+    func adopt(
+        _ future: String, as folder: String, _ checkpoint: LogCheckpoint
+    ) throws(LogError) {
+        do throws(LogError) {
+            // First, or a crash would leave a log of which nothing is known to be durable.
+            try update { state in
+                var changed = state.checkpoints.remove(folder)
+                let offsets: [(DirectoryCheckpoints.Kind, Offset?)] = [
+                    (.recoveryPoint, checkpoint.recoveryPoint),
+                    (.highWatermark, checkpoint.highWatermark),
+                    (.logStart, checkpoint.logStartOffset), (.compacted, checkpoint.compactedTo),
+                ]
+                for (kind, offset) in offsets where state.checkpoints.set(kind, folder, offset) {
+                    changed.insert(kind)
+                }
+                return changed
+            }
+            try health.watch { () throws(FileError) in
+                try fileSystem.rename("\(path)/\(future)", to: "\(path)/\(folder)")
+                try fileSystem.syncDirectory(path)
+            }
+        } catch {
+            try? forget(folder)
+            throw error
+        }
+        state.withLock { state in
+            state.closed.insert(folder)
+            if checkpoint.hasProducers {
+                state.withProducers.insert(folder)
+            } else {
+                state.withProducers.remove(folder)
+            }
+        }
+    }
+
     /// Removes the files of a deleted log, however many there are.
     ///
     /// Nothing is noted of the log any more when this returns. If that fails the folder remains, empty:
@@ -343,7 +408,7 @@ package final class LogDirectory: LogCheckpointStore {
     /// Takes back what is still noted of logs that were deleted when the last process died.
     package func forgetDeleted() throws(LogError) {
         let stems = Set(
-            try deletedFolders().map { name in
+            try (deletedFolders() + futureFolders()).map { name in
                 name.split(separator: ".", omittingEmptySubsequences: false)
                     .dropLast(2).joined(separator: ".")
             })
@@ -527,3 +592,7 @@ package final class LogDirectory: LogCheckpointStore {
         }
     }
 }
+
+/// Counts the logs that this process has opened, in whichever directory: what was under way in one of
+/// them is recognised in every other.
+private let openings = Atomic<UInt64>(0)

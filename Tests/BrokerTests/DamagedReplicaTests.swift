@@ -73,7 +73,6 @@ import Testing
                 try cluster.partition(id).isr.contains(2)
                     && cluster.reports(of: id, by: 2).last == .online
             }
-            #expect(cluster.reports(of: id, by: 2).first == .damaged)
             try await untilEqual(cluster, end: Offset(Int64(Self.rounds)))
         }
     }

@@ -139,6 +139,80 @@ import Testing
         }
     }
 
+    @Test(
+        "A replica moves to another directory under load, as leader or follower, and nothing is lost"
+    )
+    func movesUnderLoad() async throws {
+        try await withCluster(BrokenDisk()) { cluster in
+            let topic = try cluster.createTopic("t", replicas: [1, 2])
+            let id = id(topic, 0)
+            _ = try await cluster.produce(["first"], to: "t", at: 1)
+            let isDone = Mutex(false)
+            async let writer: Int = {
+                var count = 0
+                while !isDone.withLock({ $0 }) {
+                    _ = try await cluster.produce(["\(count)"], to: "t", at: 1)
+                    count += 1
+                }
+                return count
+            }()
+            for broker in [1, 2, 1] as [NodeID] {
+                let manager = try cluster.manager(broker)
+                let replica = try #require(manager.replica(id))
+                let opened = try await replica.eventLoop.submit { replica.opened }.get()
+                let source = try #require(opened).disk
+                let target = try #require(manager.disks.disks.first { $0 !== source })
+                manager.move(replica, to: target, rate: 0)
+                try await cluster.eventually("the replica of broker \(broker) is moved") {
+                    let now = try await replica.eventLoop.submit { replica.opened?.disk }.get()
+                    return now === target && manager.moves.all.isEmpty
+                }
+                #expect(
+                    !FileManager.default.fileExists(atPath: source.directory.path + "/t-0"))
+                #expect(try cluster.partition(id).leader == 1)
+            }
+            isDone.withLock { $0 = true }
+            let count = try await writer
+            #expect(count > 0)
+            // Repeated when its answer was that the log is just being moved, never when it may be there.
+            let expected = ["first"] + (0..<count).map { "\($0)" }
+            #expect(try await cluster.consume("t", at: 1) == expected)
+            try await cluster.eventually("the follower has it all") {
+                try await cluster.status("t", at: 2).durable == Offset(Int64(count) + 1)
+            }
+            for broker in [1, 2] as [NodeID] { await cluster.stop(broker) }
+            for broker in [1, 2] as [NodeID] {
+                try await cluster.start(broker)
+                #expect(try cluster.manager(broker).disks.previousBrokerEpoch != .none)
+            }
+            cluster.elect(2, isr: [1, 2], of: id)
+            _ = try await cluster.produce(["last"], to: "t", at: 2)
+            #expect(try await cluster.consume("t", at: 2) == expected + ["last"])
+        }
+    }
+
+    @Test("A move to a directory that fails is given up, and the replica stays where it is")
+    func failedMove() async throws {
+        let disk = BrokenDisk()
+        try await withCluster(disk) { cluster in
+            let topic = try cluster.createTopic("t", replicas: [1, 2])
+            _ = try await cluster.produce(["x"], to: "t", at: 1)
+            let source = try await directory(0, in: cluster)
+            let manager = try cluster.manager(1)
+            let replica = try #require(manager.replica(id(topic, 0)))
+            let target = try #require(
+                manager.disks.disks.first { $0.directory.path != source })
+            disk.kill(target.directory.path)
+            manager.move(replica, to: target, rate: 0)
+            try await cluster.eventually("the move has failed") {
+                manager.moves.all.first?.failure != nil
+            }
+            _ = try await cluster.produce(["y"], to: "t", at: 1)
+            #expect(try await cluster.consume("t", at: 1) == ["x", "y"])
+            #expect(try await directory(0, in: cluster) == source)
+        }
+    }
+
     @Test("A report is kept until a controller answers; the broker is not ready before")
     func reportsAreKept() async throws {
         let group = MultiThreadedEventLoopGroup.singleton
@@ -165,7 +239,10 @@ import Testing
         }
         let last = try #require(requests.withLock { $0.last })
         #expect(last.brokerEpoch == 7 && last.brokerID == 1)
-        #expect(Set(last.replicas.map(\.state)) == [.offline, .online])
+        let words = requests.withLock { $0 }.flatMap(\.replicas)
+        #expect(
+            words.last { $0.topicID == Data(first.topic.bytes) }?.state == .online
+                && words.last { $0.topicID == Data(second.topic.bytes) }?.state == .offline)
         try await loop.submit { reports.close() }.get()
     }
 }

@@ -16,7 +16,9 @@ import Testing
                 let words = line.split { $0 == " " || $0 == "(" }
                 guard words.first == "rpc", words.count > 1 else { continue }
                 // Brokers serve these themselves.
-                if ["DeleteRecords", "DescribeLogDirs"].contains(words[1]) { continue }
+                if ["DeleteRecords", "DescribeLogDirs", "AlterReplicaLogDirs"].contains(words[1]) {
+                    continue
+                }
                 paths.append("/millrace.v1.\(service)/\(words[1])")
             }
         }

@@ -4,9 +4,11 @@ internal import Protocol
 internal import RPC
 internal import Storage
 
-/// `millrace.v1.Admin/DescribeLogDirs`: what the logs of this broker take on its disks.
+/// `millrace.v1.Admin/DescribeLogDirs`: what the logs of this broker take on its disks; and
+/// `AlterReplicaLogDirs`, which moves them.
 struct LogDirsService: Sendable {
     static let path = "/millrace.v1.Admin/DescribeLogDirs"
+    static let alterPath = "/millrace.v1.Admin/AlterReplicaLogDirs"
 
     let local: NodeID
     let replicas: ReplicaManager
@@ -19,6 +21,56 @@ struct LogDirsService: Sendable {
                 call.fail(error)
             }
         }
+        router.register(Self.alterPath) { call in
+            do throws(RPCError) {
+                call.respond(try alter(try call.decode(WireAlterReplicaLogDirsRequest.self)))
+            } catch {
+                call.fail(error)
+            }
+        }
+    }
+
+    private func alter(
+        _ request: WireAlterReplicaLogDirsRequest
+    ) throws(RPCError) -> WireAlterReplicaLogDirsResponse {
+        guard request.bytesPerSecond >= 0 else {
+            throw RPCError(.invalidRequest, "bytes_per_second must not be negative")
+        }
+        var response = WireAlterReplicaLogDirsResponse()
+        for move in request.moves {
+            var result = WireAlterReplicaLogDirsResponse.Result()
+            result.topic = move.topic
+            result.partition = move.partition
+            do throws(RPCError) {
+                try begin(move, rate: Int(clamping: request.bytesPerSecond))
+            } catch {
+                result.error = (error.code ?? .unknownServerError).name
+                result.errorMessage = error.message
+            }
+            response.results.append(result)
+        }
+        return response
+    }
+
+    private func begin(
+        _ move: WireAlterReplicaLogDirsRequest.Move, rate: Int
+    ) throws(RPCError) {
+        guard let replica = replicas.replica(topic: move.topic, partition: move.partition) else {
+            throw RPCError(
+                .unknownTopicOrPartition,
+                "broker \(local) has no replica of \(move.topic)-\(move.partition)")
+        }
+        let disks = replicas.disks.disks
+        guard let disk = disks.first(where: { $0.directory.path == move.logDir }) else {
+            throw RPCError(
+                .logDirNotFound,
+                "\(move.logDir) is not a log directory of broker \(local) that it can use; it has "
+                    + disks.map(\.directory.path).joined(separator: ", "))
+        }
+        guard !disk.hasFailed else {
+            throw RPCError(.kafkaStorageError, "\(move.logDir) has failed on broker \(local)")
+        }
+        replicas.move(replica, to: disk, rate: rate)
     }
 
     private func describe(_ request: WireDescribeLogDirsRequest, for call: ServerCall) {
@@ -36,10 +88,28 @@ struct LogDirsService: Sendable {
         EventLoopFuture.whenAllSucceed(logs, on: call.eventLoop).whenComplete { result in
             switch result {
             case .success(let shares):
-                bound.value.respond(response(shares.flatMap { $0 }))
+                bound.value.respond(
+                    response(shares.flatMap { $0 } + futures(of: topics)))
             case .failure(let error):
                 bound.value.fail(RPCError(.unknownServerError, "\(error)"))
             }
+        }
+    }
+
+    /// The copies that are being made.
+    private func futures(
+        of topics: Set<String>
+    ) -> [(path: String, description: WireReplicaLogDescription)] {
+        replicas.moves.all.compactMap { move in
+            guard topics.isEmpty || topics.contains(move.replica.topic) else { return nil }
+            var description = WireReplicaLogDescription()
+            description.topic = move.replica.topic
+            description.partition = move.replica.id.partition
+            description.isFuture = true
+            description.size = Int64(move.progress.copied)
+            description.logSize = Int64(move.progress.total)
+            description.error = move.failure ?? ""
+            return (move.target.directory.path, description)
         }
     }
 

@@ -20,6 +20,9 @@ struct DevCommand: AsyncParsableCommand {
     @Option(help: "The number of brokers.")
     var brokers = 3
 
+    @Option(help: "The number of log directories of each broker.")
+    var logDirs = 1
+
     @Option(help: "The first broker's port; controllers get ports 10000 above.")
     var port = 9092
 
@@ -46,6 +49,9 @@ struct DevCommand: AsyncParsableCommand {
         guard (1...999).contains(brokers) else {
             throw ValidationError("--brokers takes a number from 1 to 999.")
         }
+        guard (1...99).contains(logDirs) else {
+            throw ValidationError("--log-dirs takes a number from 1 to 99.")
+        }
         let last = 65_535 - DevPlan.controllerPortDistance - max(controllers, brokers)
         guard (1...last).contains(port) else {
             throw ValidationError(
@@ -60,7 +66,7 @@ struct DevCommand: AsyncParsableCommand {
         try makeDirectories(data)
         let plan = DevPlan(
             directory: try absolutePath(data), controllers: controllers, brokers: brokers,
-            port: port, settings: settings)
+            logDirectories: logDirs, port: port, settings: settings)
         // Held until the process ends, however it ends.
         _ = try lock(plan.directory)
         ClusterFile.awaitLeftovers(of: plan)

@@ -17,9 +17,15 @@ struct DevPlan {
         var rack: String?
         /// `DIR/<role>-<id>`.
         var directory: String
+        /// How many log directories it has.
+        var logDirectories = 1
 
         var name: String { "\(role.rawValue) \(id)" }
         var dataDirectory: String { directory + "/data" }
+        /// `dataDirectory`, and the others if it has several.
+        var dataDirectories: [String] {
+            (0..<logDirectories).map { $0 == 0 ? dataDirectory : "\(dataDirectory)-\($0 + 1)" }
+        }
         var logPath: String { directory + "/node.log" }
         var configurationPath: String { directory + "/node.properties" }
     }
@@ -36,7 +42,10 @@ struct DevPlan {
     /// `key=value` for every node.
     let settings: [String]
 
-    init(directory: String, controllers: Int, brokers: Int, port: Int, settings: [String]) {
+    init(
+        directory: String, controllers: Int, brokers: Int, logDirectories: Int = 1, port: Int,
+        settings: [String]
+    ) {
         self.directory = directory
         self.settings = settings
         self.controllers = (0..<controllers).map { index in
@@ -49,7 +58,7 @@ struct DevPlan {
             let id = 1 + Int32(index)
             return Node(
                 role: .broker, id: id, port: port + index, rack: "r\(id)",
-                directory: "\(directory)/broker-\(id)")
+                directory: "\(directory)/broker-\(id)", logDirectories: logDirectories)
         }
     }
 
@@ -116,11 +125,12 @@ struct DevPlan {
                 // First: a directory with properties counts as formatted.
                 try first.write(to: node.dataDirectory)
             }
-            guard !isFormatted else { continue }
-            try MetaProperties(
-                clusterID: cluster, nodeID: NodeID(node.id),
-                directoryID: directories[node.id] ?? .random()
-            ).write(to: node.dataDirectory)
+            for path in node.dataDirectories where try MetaProperties.read(from: path) == nil {
+                let id = path == node.dataDirectory ? directories[node.id] : nil
+                try MetaProperties(
+                    clusterID: cluster, nodeID: NodeID(node.id), directoryID: id ?? .random()
+                ).write(to: path)
+            }
         }
     }
 
@@ -160,7 +170,8 @@ struct DevPlan {
             "node.id=\(node.id)",
             "listeners=PLAINTEXT://\(Self.host):\(node.port)",
             "controller.quorum.bootstrap.servers=\(servers.joined(separator: ","))",
-            "log.dirs=\(node.dataDirectory.replacing("\\", with: "\\\\"))",
+            "log.dirs="
+                + node.dataDirectories.joined(separator: ",").replacing("\\", with: "\\\\"),
         ]
         if let rack = node.rack { lines.append("broker.rack=\(rack)") }
         let chosen = Set(lines.map { $0.prefix { $0 != "=" } })

@@ -8,6 +8,7 @@ struct TopicCommand: AsyncParsableCommand {
         subcommands: [
             TopicCreateCommand.self, TopicListCommand.self, TopicDescribeCommand.self,
             TopicAlterCommand.self, TopicDeleteCommand.self, TopicDeleteRecordsCommand.self,
+            TopicMoveLogCommand.self,
         ])
 }
 
@@ -154,15 +155,23 @@ struct TopicDescribeCommand: AsyncParsableCommand {
 
     private func showSizes() async throws {
         let name = topic
-        let replicas = try await client.withClient {
+        let all = try await client.withClient {
             try await Admin(client: $0).describeLogs(of: name)
         }
+        let replicas = all.filter { $0.move == nil }
+        let moves = all.filter { $0.move != nil }
         var table = Table("PARTITION", "BROKER", "BYTES", "SEGMENTS", "START", "END", "DIRECTORY")
         for replica in replicas {
             table.add(
                 "\(replica.partition)", "\(replica.broker)", "\(replica.size)",
                 "\(replica.segments)", "\(replica.logStartOffset)", "\(replica.logEndOffset)",
                 replica.directory)
+        }
+        for copy in moves {
+            guard let move = copy.move else { continue }
+            table.add(
+                "\(copy.partition)", "\(copy.broker)", "\(move.copiedBytes)", "-", "-", "-",
+                "\(copy.directory) (\(TopicMoveLogCommand.describe(move)))")
         }
         let json = replicas.map { replica in
             JSONValue.object([
@@ -178,6 +187,7 @@ struct TopicDescribeCommand: AsyncParsableCommand {
             output.output,
             json: .object([
                 ("name", .string(name)), ("size", JSONValue(total)), ("replicas", .array(json)),
+                ("moves", .array(moves.compactMap { TopicMoveLogCommand.json($0) })),
             ]),
             text: ["Topic \(name): \(total) bytes in \(replicas.count) replicas"] + table.lines)
     }

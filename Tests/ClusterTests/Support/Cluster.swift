@@ -25,28 +25,34 @@ final class Cluster {
     let port: Int
     private let controllers: Int
     private let brokers: Int
+    private let logDirs: Int
     private(set) var dev: RunningProcess
     /// Nodes that a test started again itself, by id.
     private var restarted: [Int: RunningProcess] = [:]
 
-    private init(directory: URL, port: Int, controllers: Int, brokers: Int) throws {
+    private init(
+        directory: URL, port: Int, controllers: Int, brokers: Int, logDirs: Int
+    ) throws {
         self.directory = directory
         self.port = port
         self.controllers = controllers
         self.brokers = brokers
+        self.logDirs = logDirs
         dev = try Self.startDev(
-            directory: directory, port: port, controllers: controllers, brokers: brokers)
+            directory: directory, port: port, controllers: controllers, brokers: brokers,
+            logDirs: logDirs)
     }
 
     /// Runs `body` with a cluster that is ready, and ends the cluster whatever happens.
     static func with(
-        controllers: Int = 1, brokers: Int = 1, _ body: (Cluster) async throws -> Void
+        controllers: Int = 1, brokers: Int = 1, logDirs: Int = 1,
+        _ body: (Cluster) async throws -> Void
     ) async throws {
         let directory = try temporaryDirectory()
         defer { try? FileManager.default.removeItem(at: directory) }
         let cluster = try Cluster(
             directory: directory, port: try freePorts(max(controllers, brokers)),
-            controllers: controllers, brokers: brokers)
+            controllers: controllers, brokers: brokers, logDirs: logDirs)
         do {
             try await cluster.awaitReady()
             try await body(cluster)
@@ -62,14 +68,14 @@ final class Cluster {
     // MARK: Starting and ending
 
     private static func startDev(
-        directory: URL, port: Int, controllers: Int, brokers: Int
+        directory: URL, port: Int, controllers: Int, brokers: Int, logDirs: Int
     ) throws -> RunningProcess {
         try RunningProcess(
             binary,
             [
                 "dev", "--controllers", "\(controllers)", "--brokers", "\(brokers)",
                 "--port", "\(port)", "--data", directory.appendingPathComponent("data").path,
-                "--parent-pipe", "0",
+                "--parent-pipe", "0", "--log-dirs", "\(logDirs)",
             ], in: directory)
     }
 
@@ -97,7 +103,8 @@ final class Cluster {
     /// Starts the cluster again, after `stop`, on the same data.
     func start() async throws {
         dev = try Self.startDev(
-            directory: directory, port: port, controllers: controllers, brokers: brokers)
+            directory: directory, port: port, controllers: controllers, brokers: brokers,
+            logDirs: logDirs)
         try await awaitReady()
     }
 
