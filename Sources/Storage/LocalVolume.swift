@@ -13,6 +13,7 @@ package final class LocalVolume: Volume {
     private let descriptor: Int32
     private let path: String
     private let device: dev_t
+    private let needsFlush: Bool
 
     /// - Returns: `nil` unless the kernel and the file system are known to report errors.
     package init?(of directory: String) throws(FileError) {
@@ -31,6 +32,7 @@ package final class LocalVolume: Volume {
         self.descriptor = descriptor
         path = directory
         device = status.st_dev
+        needsFlush = kind[0] == Self.ext4
     }
 
     deinit {
@@ -41,6 +43,13 @@ package final class LocalVolume: Volume {
         while syncfs(descriptor) != 0 {
             let code = errno
             // Nothing has been looked at yet.
+            if code == EINTR { continue }
+            throw FileError("sync file system", path, code: code)
+        }
+        // Without a journal ext4 empties the disk's own cache first, and then writes what it knows of
+        // files: sizes and places. The directory's sync empties it once more.
+        while needsFlush, fsync(descriptor) != 0 {
+            let code = errno
             if code == EINTR { continue }
             throw FileError("sync file system", path, code: code)
         }
@@ -55,7 +64,9 @@ package final class LocalVolume: Volume {
     ///
     /// Others need not pass on what the file system below them says (overlayfs), or ask it at all
     /// (FUSE).
-    private static let fileSystems: Set<Int> = [0xef53, 0x5846_5342, 0x9123_683e]
+    private static let fileSystems: Set<Int> = [ext4, 0x5846_5342, 0x9123_683e]
+    /// Of ext2 and ext3 as well.
+    private static let ext4 = 0xef53
 
     /// Since Linux 5.8 `syncfs` tells what could not be written; before, only that it was tried.
     private static let kernelReportsErrors: Bool = {
