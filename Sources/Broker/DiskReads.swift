@@ -29,6 +29,8 @@ final class DiskReads: Sendable {
         /// The partitions that have reads waiting, in the order of their turns.
         var turns = Deque<ObjectIdentifier>()
         var idleThreads: Int
+        var isStarted = false
+        var isStopped = false
     }
 
     private let pool: NIOThreadPool
@@ -38,7 +40,6 @@ final class DiskReads: Sendable {
     init(threads: Int = 4) {
         pool = NIOThreadPool(numberOfThreads: threads)
         state = Mutex(State(idleThreads: threads))
-        pool.start()
     }
 
     /// Performs `read` and calls `completion` with the outcome on `eventLoop`, unless it is cancelled, or
@@ -53,6 +54,12 @@ final class DiskReads: Sendable {
             eventLoop.execute { completion(outcome) }
         }
         let needsThread = state.withLock { state in
+            guard !state.isStopped else { return false }
+            if !state.isStarted {
+                // Many brokers never need them.
+                state.isStarted = true
+                pool.start()
+            }
             let isFirst = state.waiting[partition] == nil
             state.waiting[partition, default: Deque()].append(job)
             if isFirst { state.turns.append(partition) }
@@ -70,11 +77,13 @@ final class DiskReads: Sendable {
 
     /// Ends the threads, each after the read that it is at.
     func stop() async {
-        state.withLock { state in
+        let isStarted = state.withLock { state in
             state.waiting = [:]
             state.turns = []
+            state.isStopped = true
+            return state.isStarted
         }
-        try? await pool.shutdownGracefully()
+        if isStarted { try? await pool.shutdownGracefully() }
     }
 
     private func work() {

@@ -131,7 +131,7 @@ package final class HTTP2Stream: @unchecked Sendable {
             queuedBytes += head.count
             pieces.append(head)
         }
-        if let owner, !pieces.isEmpty { pieces[pieces.count - 1].owner = owner }
+        if let owner, queuedBytes > before { pieces[pieces.count - 1].owner = owner }
         connection.queuedBytes += queuedBytes - before
         if queuedBytes >= connection.settings.maxQueuedBytes { isWaitingForWritable = true }
         resume()

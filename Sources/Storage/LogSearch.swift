@@ -87,6 +87,10 @@ struct SegmentReader {
     }
 
     /// The bytes at `position`; all of them must lie below `size`.
+    ///
+    /// A copy: no truncation can change what is being sent, and no event loop waits for the disk while it
+    /// sends. Sending from the file (`sendfile`) would halve the sender's work, but make the receiver's
+    /// larger by more than that, and slow both: see the benchmark `serve`.
     func bytes(at position: Int, count: Int) throws(LogError) -> ByteBuffer {
         let file = try file()
         guard waits || count <= Self.maxBytesAtOnce else { throw .io(.wouldWait) }
