@@ -241,6 +241,7 @@ extension ReplicaManager.Options {
             afterMax: configuration.messageTimestampAfterMaxMilliseconds)
         retentionCheckInterval = configuration.logRetentionCheckInterval
         fileDeleteDelay = configuration.logSegmentDeleteDelay
+        producerExpiration = configuration.producerIDExpiration
         maxMessageBytes = configuration.messageMaxBytes
     }
 }

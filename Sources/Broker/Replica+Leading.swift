@@ -79,28 +79,40 @@ extension Replica {
         } catch {
             throw RPCError(error.code, "\(error)")
         }
-        let offsets: Range<Offset>
+        let admission: ProducerStates.Admission
+        var end = log.logEndOffset
+        var start = end
         do throws(LogError) {
-            offsets = try log.appendAsLeader(
-                stored, headers: headers, leaderEpoch: leader.leaderEpoch)
+            admission = try log.admit(headers)
+            if admission.duplicates < headers.count {
+                let offsets = try log.appendAsLeader(
+                    stored, headers, after: admission.duplicates, leaderEpoch: leader.leaderEpoch)
+                (start, end) = (offsets.lowerBound, offsets.upperBound)
+                withLeader { $0.appended(to: end, now: shard.now) }
+            } else {
+                // In the log, but perhaps not committed yet.
+                end = admission.endOffset ?? end
+            }
         } catch {
             opened?.disk.writeFailed(error)
             throw RPCError(error.code, "nothing was written to \(name): \(error)")
         }
-        withLeader { $0.appended(to: offsets.upperBound, now: shard.now) }
+        let appendTime = admission.firstOffset == nil ? wallClock : admission.timestamp
         return PendingWrite(
-            end: offsets.upperBound,
+            end: end,
             outcome: ProduceOutcome(
-                baseOffset: offsets.lowerBound,
+                baseOffset: admission.firstOffset ?? start,
                 count: headers.reduce(0) { $0 + Int($1.recordCount) },
-                appendTime: settings.timestamps.isAppendTime ? wallClock : nil),
+                appendTime: settings.timestamps.isAppendTime ? appendTime : nil),
             deadline: shard.now + timeout, completion: completion)
     }
 
     private func wait(
         _ write: PendingWrite, in queue: ReferenceWritableKeyPath<Replica, Deque<PendingWrite>>
     ) {
-        self[keyPath: queue].append(write)
+        // A repeated batch may end anywhere below.
+        let place = self[keyPath: queue].lastIndex { $0.end <= write.end }.map { $0 + 1 } ?? 0
+        self[keyPath: queue].insert(write, at: place)
         earliestWriteDeadline = min(earliestWriteDeadline, write.deadline)
     }
 

@@ -76,6 +76,8 @@ final class Replica: @unchecked Sendable {
     var flushedTo: Offset = 0
     var startMoves = StartMoves()
     private var lastCheckpoint: LogCheckpoint?
+    /// `nil` while opening.
+    var producerExpiry: ProducerExpiry?
 
     init(
         id: TopicPartition, topic: String, shard: ReplicaShard, environment: ReplicaEnvironment,
@@ -108,6 +110,8 @@ final class Replica: @unchecked Sendable {
         self.opened = opened
         // They may have changed since it was being opened.
         applySettings(to: log)
+        producerExpiry = ProducerExpiry(
+            expiration: environment.producerExpiration, end: log.logEndOffset, now: shard.now)
         lastIntervalFlush = shard.now
         flushedTo = log.durableOffset
         self.highWatermark = max(min(highWatermark, log.logEndOffset), log.logStartOffset)
@@ -311,6 +315,7 @@ final class Replica: @unchecked Sendable {
         // The ISR may have shrunk.
         confirmDeletions()
         failOverdueDeletions(now: now)
+        expireProducers(now: now)
         if now >= earliestWriteDeadline { failOverdueWrites(now: now) }
         if let deadline = leader?.nextDeadline, now >= deadline {
             withLeader { $0.tick(now: now) }

@@ -12,16 +12,19 @@ final class ReplicaEnvironment: Sendable {
     let fetchMemory: FetchMemory
     /// The clock on the wall, in milliseconds since 1970; it may step either way.
     let wallClock: @Sendable () -> Int64
+    /// How long partitions know a producer that sends nothing.
+    let producerExpiration: Duration
     let logger: Logger
     private let pool: NIOThreadPool
 
     init(
         nodeID: NodeID, fetchers: ReplicaFetchers, proposals: ReplicaProposals,
         reports: ReplicaReports, fetchMemory: FetchMemory, pool: NIOThreadPool,
-        wallClock: @escaping @Sendable () -> Int64, logger: Logger
+        producerExpiration: Duration, wallClock: @escaping @Sendable () -> Int64, logger: Logger
     ) {
         self.fetchMemory = fetchMemory
         self.pool = pool
+        self.producerExpiration = producerExpiration
         self.wallClock = wallClock
         self.nodeID = nodeID
         self.fetchers = fetchers

@@ -62,6 +62,8 @@ final class ReplicaManager: @unchecked Sendable {
         var retentionCheckInterval = Duration.seconds(300)
         /// For topics without one of their own (`log.segment.delete.delay.ms`).
         var fileDeleteDelay = Duration.seconds(60)
+        /// How long partitions know a producer that sends nothing.
+        var producerExpiration = Duration.seconds(86_400)
         /// Milliseconds since 1970.
         var wallClock: @Sendable () -> Int64 = ReplicaEnvironment.systemWallClock
         /// Threads that open, close and delete logs (`num.recovery.threads.per.data.dir`).
@@ -156,6 +158,7 @@ final class ReplicaManager: @unchecked Sendable {
                 nodeID: options.nodeID, eventLoop: controlLoop, brokerEpoch: currentEpoch,
                 send: reportReplicas, logger: logger),
             fetchMemory: FetchMemory(limit: options.maxAnswerBytes), pool: pool,
+            producerExpiration: options.producerExpiration,
             wallClock: options.wallClock, logger: logger)
         service = ReplicaFetchService(clusterID: options.clusterID) { id in
             index.value.withLock { $0.byID[id] }

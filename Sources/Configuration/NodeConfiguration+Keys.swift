@@ -178,6 +178,10 @@ extension NodeConfiguration {
         .milliseconds(
             "log.segment.delete.delay.ms", \.logSegmentDeleteDelay, 0...86_400_000,
             "How long the files of such records stay, renamed, before they are removed."),
+        .milliseconds(
+            "producer.id.expiration.ms", \.producerIDExpiration, 1_000...Int64(Int32.max),
+            "How long a partition knows an idempotent producer that sends nothing; repeated batches "
+                + "are recognised for at least so long."),
         .choice(
             "flush.policy", \.flushPolicy,
             "When an append is made durable: commit (before it is acknowledged), interval (by "

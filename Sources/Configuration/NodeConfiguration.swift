@@ -102,6 +102,8 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var logRetentionCheckInterval: Duration = .milliseconds(300_000)
     // `log.segment.delete.delay.ms`
     package var logSegmentDeleteDelay: Duration = .milliseconds(60_000)
+    // `producer.id.expiration.ms`
+    package var producerIDExpiration: Duration = .milliseconds(86_400_000)
 
     // `log.level`
     package var logLevel = LogLevel.info

@@ -157,6 +157,7 @@ extension Log {
     /// What a `LogDirectory` should note of this log; `nil` while the log can't be relied on.
     package func checkpoint(highWatermark: Offset) -> LogCheckpoint? {
         guard refusal == nil else { return nil }
+        producers.states.settle(highWatermark: highWatermark)
         return LogCheckpoint(
             recoveryPoint: durableOffset, highWatermark: min(highWatermark, durableOffset),
             generation: generation)

@@ -1,5 +1,5 @@
 package import Essentials
-import NIOCore
+package import NIOCore
 package import Records
 
 /// Producers: what they may append, what they have appended, and which of their transactions are open.
@@ -22,6 +22,20 @@ extension Log {
         } catch {
             throw .producer(error)
         }
+    }
+
+    /// Appends as `appendAsLeader` does, without the first `count` batches, which are in the log already.
+    package func appendAsLeader(
+        _ batches: ByteBuffer, _ headers: [RecordBatchHeader], after count: Int,
+        leaderEpoch: LeaderEpoch
+    ) throws(LogError) -> Range<Offset> {
+        guard count > 0 else {
+            return try appendAsLeader(batches, headers: headers, leaderEpoch: leaderEpoch)
+        }
+        var rest = batches
+        rest.moveReaderIndex(forwardBy: headers.prefix(count).reduce(0) { $0 + $1.totalSize })
+        return try appendAsLeader(
+            rest.slice(), headers: Array(headers.dropFirst(count)), leaderEpoch: leaderEpoch)
     }
 
     /// What became of a marker.

@@ -10,6 +10,8 @@ extension ProducerStates {
         package var firstOffset: Offset?
         /// The offset after the last of them.
         package var endOffset: Offset?
+        /// The largest timestamp in the first of them.
+        package var timestamp: Int64?
 
         package init() {}
     }
@@ -32,7 +34,10 @@ extension ProducerStates {
                 let same = known.batch(like: header)
             {
                 admission.duplicates += 1
-                if admission.firstOffset == nil { admission.firstOffset = same.firstOffset }
+                if admission.firstOffset == nil {
+                    admission.firstOffset = same.firstOffset
+                    admission.timestamp = same.timestamp
+                }
                 admission.endOffset = max(admission.endOffset ?? 0, same.nextOffset)
                 continue
             }

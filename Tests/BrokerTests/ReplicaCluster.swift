@@ -308,7 +308,16 @@ final class ReplicaCluster: Sendable {
         for value in values {
             builder.append(key: nil, value: ByteBuffer(string: value), timestamp: 1_700_000_000_000)
         }
-        let batch = builder.finish(compression: compression)
+        return try await produce(
+            builder.finish(compression: compression), to: topic, partition: partition, at: broker,
+            acks: acks, timeout: timeout)
+    }
+
+    /// Writes batches at `broker`, as soon as it takes any.
+    func produce(
+        _ batch: ByteBuffer, to topic: String, partition: Int32 = 0, at broker: NodeID,
+        acks: WireAcks = .all, timeout: Duration = .seconds(20)
+    ) async throws -> ProduceOutcome {
         let start = ContinuousClock.now
         while true {
             do {
