@@ -1,5 +1,6 @@
 import Essentials
 import Logging
+import Replication
 import Storage
 
 /// When a replica forgets producers that have been idle for long.
@@ -42,6 +43,15 @@ struct ProducerExpiry {
 }
 
 extension Replica {
+    /// The end, exclusive, of what a leader lets clients read.
+    func readableEnd(_ isolation: ReadIsolation) -> Offset {
+        guard let log, let highWatermark = leader?.highWatermark else { return 0 }
+        switch isolation {
+        case .uncommitted: return highWatermark
+        case .committed: return log.lastStableOffset(highWatermark: highWatermark)
+        }
+    }
+
     /// Lets go of what is known of producers that have been idle for long, every now and then.
     func expireProducers(now: MonotonicTime) {
         guard var expiry = producerExpiry, now >= expiry.nextPass, let log else { return }

@@ -12,17 +12,20 @@ final class ReplicaOffsets: @unchecked Sendable {
     private let replica: Replica
     private let query: OffsetQuery
     private let currentLeaderEpoch: LeaderEpoch?
+    private let isolation: ReadIsolation
     private var completion: ((Result<OffsetOutcome, RPCError>) -> Void)?
     private var ticket: DiskReads.Ticket?
 
     /// - Parameter completion: called once, unless it is cancelled.
     init(
         of replica: Replica, _ query: OffsetQuery, currentLeaderEpoch: LeaderEpoch?,
+        isolation: ReadIsolation = .uncommitted,
         completion: @escaping (Result<OffsetOutcome, RPCError>) -> Void
     ) {
         self.replica = replica
         self.query = query
         self.currentLeaderEpoch = currentLeaderEpoch
+        self.isolation = isolation
         self.completion = completion
     }
 
@@ -62,7 +65,7 @@ final class ReplicaOffsets: @unchecked Sendable {
                 "the new leader of \(replica.name) does not yet know how far its records are"
                     + " committed; try again in a moment")
         }
-        return latest
+        return isolation == .committed ? min(latest, replica.readableEnd(.committed)) : latest
     }
 
     private func go(

@@ -14,6 +14,7 @@ final class ReplicaRead: @unchecked Sendable {
     private let offset: Offset
     private let maxBytes: Int
     private let currentLeaderEpoch: LeaderEpoch?
+    private let isolation: ReadIsolation
     private let owner: ObjectIdentifier
     private var completion: ((Result<FetchOutcome, RPCError>) -> Void)?
     private var share: FetchMemory.Share?
@@ -26,12 +27,14 @@ final class ReplicaRead: @unchecked Sendable {
     ///     memory.
     init(
         of replica: Replica, from offset: Offset, maxBytes: Int, currentLeaderEpoch: LeaderEpoch?,
-        owner: ObjectIdentifier, completion: @escaping (Result<FetchOutcome, RPCError>) -> Void
+        isolation: ReadIsolation = .uncommitted, owner: ObjectIdentifier,
+        completion: @escaping (Result<FetchOutcome, RPCError>) -> Void
     ) {
         self.replica = replica
         self.offset = offset
         self.maxBytes = maxBytes
         self.currentLeaderEpoch = currentLeaderEpoch
+        self.isolation = isolation
         self.owner = owner
         self.completion = completion
     }
@@ -40,7 +43,7 @@ final class ReplicaRead: @unchecked Sendable {
         attempt { () throws(RPCError) in
             let (log, leaderEpoch) = try replica.readable(
                 from: offset, currentLeaderEpoch: currentLeaderEpoch)
-            let end = replica.leader?.highWatermark ?? 0
+            let end = replica.readableEnd(isolation)
             guard offset < end else { return finish(nil) }
             guard let share = takeMemory() else { return }
             try go(on: log, leaderEpoch) { () throws(LogError) in
@@ -127,11 +130,20 @@ final class ReplicaRead: @unchecked Sendable {
         var outcome = FetchOutcome(
             batches: ByteBuffer(), highWatermark: highWatermark,
             logStartOffset: log.logStartOffset, leaderEpoch: leaderEpoch)
+        if isolation == .committed { outcome.lastStableOffset = replica.readableEnd(isolation) }
         if let batches, batches.bytes.readableBytes > 0 {
             outcome.batches = batches.bytes
             outcome.end = batches.end
             outcome.share = share
             share?.resize(to: batches.bytes.readableBytes)
+        }
+        if isolation == .committed, let end = outcome.end {
+            do throws(LogError) {
+                outcome.aborted = try log.abortedTransactions(from: offset, below: end)
+            } catch {
+                replica.readFailed(error)
+                return complete(.failure(RPCError(error.code, "\(error)")))
+            }
         }
         complete(.success(outcome))
     }

@@ -1,6 +1,7 @@
 import Essentials
 import Metadata
 import NIOCore
+import Protocol
 import Records
 import Storage
 
@@ -28,8 +29,23 @@ struct FetchOutcome: Sendable {
     var highWatermark: Offset
     var logStartOffset: Offset
     var leaderEpoch: LeaderEpoch
+    /// For readers of committed transactions: where they can read to at most.
+    var lastStableOffset: Offset?
+    /// For the same: the transactions whose records they leave out.
+    var aborted: [AbortedTransaction] = []
     /// The memory that the batches take up.
     var share: FetchMemory.Share?
+}
+
+/// Which records of transactions somebody reads.
+enum ReadIsolation: Sendable {
+    case uncommitted
+    /// Those of committed ones only, and nothing from where the oldest open one begins.
+    case committed
+
+    init(_ wire: WireIsolation) {
+        self = wire == .readCommitted ? .committed : .uncommitted
+    }
 }
 
 /// The offset somebody asks a partition for.

@@ -34,10 +34,11 @@ public struct ConsumedRecords: Sendable {
     private let next: Offset
     private let committedEnd: Offset
     private let batches: ByteBuffer
+    private let leftOut: AbortedRecords
 
     init(
         topic: String, partition: Int32, start: Offset, next: Offset, highWatermark: Offset,
-        batches: ByteBuffer
+        batches: ByteBuffer, leavingOut leftOut: AbortedRecords = AbortedRecords()
     ) {
         self.topic = topic
         self.partition = partition
@@ -45,13 +46,14 @@ public struct ConsumedRecords: Sendable {
         self.next = next
         self.committedEnd = highWatermark
         self.batches = batches
+        self.leftOut = leftOut
     }
 
     /// Calls `body` with every record, in order.
     ///
     /// - Throws: `CORRUPT_MESSAGE` where a record can't be read, or whatever `body` throws.
     public func forEach(_ body: (ConsumedRecord) throws -> Void) throws {
-        var reader = RecordReader(batches, checksCRC: false)
+        var reader = RecordReader(batches, checksCRC: false, leavingOut: leftOut)
         while let record = try nextRecord(&reader) {
             try body(record)
         }
@@ -61,7 +63,7 @@ public struct ConsumedRecords: Sendable {
     ///
     /// - Throws: `CORRUPT_MESSAGE` where a record can't be read.
     public func all() throws(MillraceError) -> [ConsumedRecord] {
-        var reader = RecordReader(batches, checksCRC: false)
+        var reader = RecordReader(batches, checksCRC: false, leavingOut: leftOut)
         var records: [ConsumedRecord] = []
         while let record = try nextRecord(&reader) { records.append(record) }
         return records

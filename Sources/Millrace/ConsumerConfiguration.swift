@@ -31,6 +31,13 @@ public struct ConsumerConfiguration: Sendable {
         case latest
     }
 
+    /// Which records of transactions are read.
+    public enum Isolation: Sendable, Hashable {
+        case readUncommitted
+        /// Reading goes up to where the oldest open transaction begins, and leaves out aborted ones.
+        case readCommitted
+    }
+
     /// A fetch answers with about this much of one partition, but at least one batch.
     public var fetchBytes = 1024 * 1024
     /// A fetch without anything to answer returns after this time.
@@ -42,6 +49,8 @@ public struct ConsumerConfiguration: Sendable {
     public var outOfRange = OutOfRange.fail
     /// End when every partition has been read up to where its committed records ended at the start.
     public var stopsAtEnd = false
+    /// Whether records of transactions that are open, or were aborted, are read too.
+    public var isolation = Isolation.readUncommitted
 
     public init() {}
 

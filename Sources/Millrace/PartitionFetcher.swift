@@ -120,6 +120,7 @@ final class PartitionFetcher: @unchecked Sendable {
         var request = WireListOffsetsRequest()
         request.topic = assignment.topic
         request.partition = assignment.partition
+        if configuration.isolation == .readCommitted { request.isolation = .readCommitted }
         switch position {
         case .earliest: request.earliest = true
         case .latest: request.latest = true
@@ -156,6 +157,7 @@ final class PartitionFetcher: @unchecked Sendable {
         request.minBytes = 1
         request.maxBytes = Int32(clamping: configuration.fetchBytes)
         request.maxWaitMs = Int32(clamping: configuration.maxWait.milliseconds)
+        if configuration.isolation == .readCommitted { request.isolation = .readCommitted }
         let timeout = configuration.maxWait + .seconds(10)
         ask(FetchAnswer.path, timeout: timeout) { epoch throws(RPCError) in
             request.currentLeaderEpoch = epoch.rawValue
@@ -215,7 +217,7 @@ final class PartitionFetcher: @unchecked Sendable {
             let records = ConsumedRecords(
                 topic: assignment.topic, partition: assignment.partition, start: position,
                 next: last.nextOffset, highWatermark: answer.highWatermark ?? last.nextOffset,
-                batches: answer.batches)
+                batches: answer.batches, leavingOut: answer.aborted)
             self.position = last.nextOffset
             bufferedBytes += records.byteCount
             buffer.push(records, fetcher: number)

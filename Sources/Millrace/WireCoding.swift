@@ -2,6 +2,7 @@ internal import Essentials
 internal import NIOCore
 internal import Protocol
 internal import RPC
+internal import Records
 internal import SwiftProtobuf
 
 /// A produce request in pieces: a small head, then the batches' own buffers, never joined.
@@ -31,6 +32,8 @@ struct FetchAnswer: Sendable {
     var logStartOffset: Offset?
     var leaderEpoch: LeaderEpoch?
     var batches = ByteBuffer()
+    /// What is not to be shown.
+    var aborted = AbortedRecords()
 
     /// Reads the fields of a `FetchResponse`; unknown ones are skipped.
     ///
@@ -45,6 +48,8 @@ struct FetchAnswer: Sendable {
                 logStartOffset = Offset(Int64(bitPattern: value))
             case (3, .varint(let value)):
                 leaderEpoch = LeaderEpoch(Int32(truncatingIfNeeded: Int64(bitPattern: value)))
+            case (6, .bytes(let bytes)):
+                Self.add(bytes, to: &aborted)
             case (15, .bytes(let bytes)):
                 batches = bytes
             default:
@@ -55,6 +60,19 @@ struct FetchAnswer: Sendable {
             throw MillraceError(
                 .corruptMessage, "the broker's fetch answer is not a valid message")
         }
+    }
+
+    /// Adds an `AbortedTransaction`; one that makes no sense says nothing.
+    private static func add(_ message: ByteBuffer, to aborted: inout AbortedRecords) {
+        var reader = ProtobufReader(message)
+        var values: [Int64] = [0, 0, 0]
+        while let field = reader.nextField() {
+            guard case .varint(let value) = field.value, (1...3).contains(field.number) else {
+                continue
+            }
+            values[Int(field.number) - 1] = Int64(bitPattern: value)
+        }
+        aborted.add(producerID: values[0], from: Offset(values[1]), to: Offset(values[2]))
     }
 }
 

@@ -68,6 +68,49 @@ package nonisolated enum WireAcks: SwiftProtobuf.Enum, Swift.CaseIterable {
 
 }
 
+/// Which records of transactions are read. Unset means uncommitted.
+package nonisolated enum WireIsolation: SwiftProtobuf.Enum, Swift.CaseIterable {
+  package typealias RawValue = Int
+  case unspecified // = 0
+
+  /// All records that every in-sync replica holds, those of open and aborted transactions too.
+  case readUncommitted // = 1
+
+  /// Only up to where the oldest open transaction begins, and nothing of aborted ones.
+  case readCommitted // = 2
+  case UNRECOGNIZED(Int)
+
+  package init() {
+    self = .unspecified
+  }
+
+  package init?(rawValue: Int) {
+    switch rawValue {
+    case 0: self = .unspecified
+    case 1: self = .readUncommitted
+    case 2: self = .readCommitted
+    default: self = .UNRECOGNIZED(rawValue)
+    }
+  }
+
+  package var rawValue: Int {
+    switch self {
+    case .unspecified: return 0
+    case .readUncommitted: return 1
+    case .readCommitted: return 2
+    case .UNRECOGNIZED(let i): return i
+    }
+  }
+
+  // The compiler won't synthesize support with the UNRECOGNIZED case.
+  package static let allCases: [WireIsolation] = [
+    .unspecified,
+    .readUncommitted,
+    .readCommitted,
+  ]
+
+}
+
 package nonisolated struct WireMetadataRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -470,11 +513,31 @@ package nonisolated struct WireFetchRequest: Sendable {
   /// Answer `records` instead of `record_batches`. Always on for JSON.
   package var readable: Bool = false
 
+  package var isolation: WireIsolation = .unspecified
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _currentLeaderEpoch: Int32? = nil
+}
+
+/// The producer's transactional records from `first_offset` up to `last_offset`, where the marker lies
+/// that says so, are to be left out.
+package nonisolated struct WireAbortedTransaction: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var producerID: Int64 = 0
+
+  package var firstOffset: Int64 = 0
+
+  package var lastOffset: Int64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct WireFetchResponse: Sendable {
@@ -513,6 +576,30 @@ package nonisolated struct WireFetchResponse: Sendable {
   /// With `readable`: the records from `offset` on, until they reach `max_bytes`.
   package var records: [WireRecord] = []
 
+  /// With ISOLATION_READ_COMMITTED: where the oldest open transaction begins, or else the high watermark.
+  package var lastStableOffset: Int64 {
+    get {_lastStableOffset ?? 0}
+    set {_lastStableOffset = newValue}
+  }
+  /// Returns true if `lastStableOffset` has been explicitly set.
+  package var hasLastStableOffset: Bool {self._lastStableOffset != nil}
+  /// Clears the value of `lastStableOffset`. Subsequent reads from it will return its default value.
+  package mutating func clearLastStableOffset() {self._lastStableOffset = nil}
+
+  /// With ISOLATION_READ_COMMITTED: those whose records may be in `record_batches`, by the offsets of
+  /// their markers. From `records` they are left out already.
+  package var abortedTransactions: [WireAbortedTransaction] = []
+
+  /// With `readable`: where to go on, past what is not shown; absent when nothing is there.
+  package var nextOffset: Int64 {
+    get {_nextOffset ?? 0}
+    set {_nextOffset = newValue}
+  }
+  /// Returns true if `nextOffset` has been explicitly set.
+  package var hasNextOffset: Bool {self._nextOffset != nil}
+  /// Clears the value of `nextOffset`. Subsequent reads from it will return its default value.
+  package mutating func clearNextOffset() {self._nextOffset = nil}
+
   /// Otherwise whole record batches v2, the first of which contains `offset`: skip what is before it.
   package var recordBatches: Data = Data()
 
@@ -523,6 +610,8 @@ package nonisolated struct WireFetchResponse: Sendable {
   fileprivate var _highWatermark: Int64? = nil
   fileprivate var _logStartOffset: Int64? = nil
   fileprivate var _leaderEpoch: Int32? = nil
+  fileprivate var _lastStableOffset: Int64? = nil
+  fileprivate var _nextOffset: Int64? = nil
 }
 
 package nonisolated struct WireListOffsetsRequest: Sendable {
@@ -571,6 +660,9 @@ package nonisolated struct WireListOffsetsRequest: Sendable {
   package var hasCurrentLeaderEpoch: Bool {self._currentLeaderEpoch != nil}
   /// Clears the value of `currentLeaderEpoch`. Subsequent reads from it will return its default value.
   package mutating func clearCurrentLeaderEpoch() {self._currentLeaderEpoch = nil}
+
+  /// With ISOLATION_READ_COMMITTED `latest` and `timestamp` end at the last stable offset.
+  package var isolation: WireIsolation = .unspecified
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -637,6 +729,10 @@ fileprivate nonisolated let _protobuf_package = "millrace.v1"
 
 nonisolated extension WireAcks: SwiftProtobuf._ProtoNameProviding {
   package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0ACKS_UNSPECIFIED\0\u{1}ACKS_ALL\0\u{1}ACKS_LEADER\0\u{1}ACKS_NONE\0")
+}
+
+nonisolated extension WireIsolation: SwiftProtobuf._ProtoNameProviding {
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0ISOLATION_UNSPECIFIED\0\u{1}ISOLATION_READ_UNCOMMITTED\0\u{1}ISOLATION_READ_COMMITTED\0")
 }
 
 nonisolated extension WireMetadataRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
@@ -1198,7 +1294,7 @@ nonisolated extension WireHeader: SwiftProtobuf.Message, SwiftProtobuf._MessageI
 
 nonisolated extension WireFetchRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FetchRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}offset\0\u{3}min_bytes\0\u{3}max_bytes\0\u{3}max_wait_ms\0\u{3}current_leader_epoch\0\u{1}readable\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}offset\0\u{3}min_bytes\0\u{3}max_bytes\0\u{3}max_wait_ms\0\u{3}current_leader_epoch\0\u{1}readable\0\u{1}isolation\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1214,6 +1310,7 @@ nonisolated extension WireFetchRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
       case 6: try { try decoder.decodeSingularInt32Field(value: &self.maxWaitMs) }()
       case 7: try { try decoder.decodeSingularInt32Field(value: &self._currentLeaderEpoch) }()
       case 8: try { try decoder.decodeSingularBoolField(value: &self.readable) }()
+      case 9: try { try decoder.decodeSingularEnumField(value: &self.isolation) }()
       default: break
       }
     }
@@ -1248,6 +1345,9 @@ nonisolated extension WireFetchRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
     if self.readable != false {
       try visitor.visitSingularBoolField(value: self.readable, fieldNumber: 8)
     }
+    if self.isolation != .unspecified {
+      try visitor.visitSingularEnumField(value: self.isolation, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1260,6 +1360,47 @@ nonisolated extension WireFetchRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
     if lhs.maxWaitMs != rhs.maxWaitMs {return false}
     if lhs._currentLeaderEpoch != rhs._currentLeaderEpoch {return false}
     if lhs.readable != rhs.readable {return false}
+    if lhs.isolation != rhs.isolation {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireAbortedTransaction: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".AbortedTransaction"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}producer_id\0\u{3}first_offset\0\u{3}last_offset\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.producerID) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.firstOffset) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.lastOffset) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.producerID != 0 {
+      try visitor.visitSingularInt64Field(value: self.producerID, fieldNumber: 1)
+    }
+    if self.firstOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.firstOffset, fieldNumber: 2)
+    }
+    if self.lastOffset != 0 {
+      try visitor.visitSingularInt64Field(value: self.lastOffset, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireAbortedTransaction, rhs: WireAbortedTransaction) -> Bool {
+    if lhs.producerID != rhs.producerID {return false}
+    if lhs.firstOffset != rhs.firstOffset {return false}
+    if lhs.lastOffset != rhs.lastOffset {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1267,7 +1408,7 @@ nonisolated extension WireFetchRequest: SwiftProtobuf.Message, SwiftProtobuf._Me
 
 nonisolated extension WireFetchResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FetchResponse"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{3}leader_epoch\0\u{1}records\0\u{4}\u{b}record_batches\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}high_watermark\0\u{3}log_start_offset\0\u{3}leader_epoch\0\u{1}records\0\u{3}last_stable_offset\0\u{3}aborted_transactions\0\u{3}next_offset\0\u{4}\u{8}record_batches\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1279,6 +1420,9 @@ nonisolated extension WireFetchResponse: SwiftProtobuf.Message, SwiftProtobuf._M
       case 2: try { try decoder.decodeSingularInt64Field(value: &self._logStartOffset) }()
       case 3: try { try decoder.decodeSingularInt32Field(value: &self._leaderEpoch) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.records) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self._lastStableOffset) }()
+      case 6: try { try decoder.decodeRepeatedMessageField(value: &self.abortedTransactions) }()
+      case 7: try { try decoder.decodeSingularInt64Field(value: &self._nextOffset) }()
       case 15: try { try decoder.decodeSingularBytesField(value: &self.recordBatches) }()
       default: break
       }
@@ -1302,6 +1446,15 @@ nonisolated extension WireFetchResponse: SwiftProtobuf.Message, SwiftProtobuf._M
     if !self.records.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.records, fieldNumber: 4)
     }
+    try { if let v = self._lastStableOffset {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 5)
+    } }()
+    if !self.abortedTransactions.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.abortedTransactions, fieldNumber: 6)
+    }
+    try { if let v = self._nextOffset {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 7)
+    } }()
     if !self.recordBatches.isEmpty {
       try visitor.visitSingularBytesField(value: self.recordBatches, fieldNumber: 15)
     }
@@ -1313,6 +1466,9 @@ nonisolated extension WireFetchResponse: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs._logStartOffset != rhs._logStartOffset {return false}
     if lhs._leaderEpoch != rhs._leaderEpoch {return false}
     if lhs.records != rhs.records {return false}
+    if lhs._lastStableOffset != rhs._lastStableOffset {return false}
+    if lhs.abortedTransactions != rhs.abortedTransactions {return false}
+    if lhs._nextOffset != rhs._nextOffset {return false}
     if lhs.recordBatches != rhs.recordBatches {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
@@ -1321,7 +1477,7 @@ nonisolated extension WireFetchResponse: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension WireListOffsetsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ListOffsetsRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}earliest\0\u{1}latest\0\u{1}timestamp\0\u{3}current_leader_epoch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}earliest\0\u{1}latest\0\u{1}timestamp\0\u{3}current_leader_epoch\0\u{1}isolation\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1356,6 +1512,7 @@ nonisolated extension WireListOffsetsRequest: SwiftProtobuf.Message, SwiftProtob
         }
       }()
       case 6: try { try decoder.decodeSingularInt32Field(value: &self._currentLeaderEpoch) }()
+      case 7: try { try decoder.decodeSingularEnumField(value: &self.isolation) }()
       default: break
       }
     }
@@ -1390,6 +1547,9 @@ nonisolated extension WireListOffsetsRequest: SwiftProtobuf.Message, SwiftProtob
     try { if let v = self._currentLeaderEpoch {
       try visitor.visitSingularInt32Field(value: v, fieldNumber: 6)
     } }()
+    if self.isolation != .unspecified {
+      try visitor.visitSingularEnumField(value: self.isolation, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1398,6 +1558,7 @@ nonisolated extension WireListOffsetsRequest: SwiftProtobuf.Message, SwiftProtob
     if lhs.partition != rhs.partition {return false}
     if lhs.position != rhs.position {return false}
     if lhs._currentLeaderEpoch != rhs._currentLeaderEpoch {return false}
+    if lhs.isolation != rhs.isolation {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -39,6 +39,7 @@ package struct RecordReader: Sendable {
     private let includesControlBatches: Bool
     private let checksCRC: Bool
     private let maxDecompressedBytes: Int
+    private let leftOut: AbortedRecords
 
     /// The batch that the last record came from.
     package private(set) var batch: RecordBatchHeader?
@@ -58,10 +59,13 @@ package struct RecordReader: Sendable {
     ///   - includesControlBatches: whether their records, which users are not shown, are read too.
     ///   - maxDecompressedBytes: the most memory that one batch's records may take; a batch with
     ///     more ends in `decompressedTooLarge`.
+    ///   - leftOut: records of aborted transactions, which are passed over like those of control batches.
     package init(
         _ buffer: ByteBuffer, includesControlBatches: Bool = false, checksCRC: Bool = true,
-        maxDecompressedBytes: Int = Compression.maxDecompressedBytes
+        maxDecompressedBytes: Int = Compression.maxDecompressedBytes,
+        leavingOut leftOut: AbortedRecords = AbortedRecords()
     ) {
+        self.leftOut = leftOut
         self.maxDecompressedBytes = maxDecompressedBytes
         self.buffer = buffer
         self.includesControlBatches = includesControlBatches
@@ -119,7 +123,7 @@ package struct RecordReader: Sendable {
         }
         nextBatch = start + header.totalSize
         nextOffset = header.nextOffset
-        guard includesControlBatches || !header.isControl else { return }
+        guard includesControlBatches || !header.isControl, !leftOut.contains(header) else { return }
         let stored = buffer.getSlice(
             at: buffer.readerIndex + start + RecordBatchHeader.size,
             length: header.totalSize - RecordBatchHeader.size)

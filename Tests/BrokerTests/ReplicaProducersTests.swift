@@ -1,8 +1,10 @@
 import Essentials
 import Metadata
 import NIOCore
+import Protocol
 import RPC
 import Records
+import Replication
 import Storage
 import Testing
 
@@ -121,5 +123,87 @@ struct ReplicaProducersTests {
         #expect(expiry.pass(now: start + .seconds(1_698), end: 90) == 70)
         // Not above where the log ends.
         #expect(expiry.pass(now: start + .seconds(1_900), end: 75) == 75)
+    }
+
+    /// T10.
+    @Test func readersOfCommittedTransactionsSeeNothingElse() async throws {
+        try await ReplicaCluster.run(brokers: [1]) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1])
+            _ = try await cluster.produce(["before"], to: "t", at: 1)
+            let replica = try #require(try cluster.manager(1).replica(topic: "t", partition: 0))
+            func write(_ id: Int64, _ sequence: Int32, _ value: String) async throws {
+                _ = try await cluster.produce(
+                    batch(id, sequence: sequence, [value], transactional: true), to: "t", at: 1)
+            }
+            func end(_ id: Int64, _ outcome: TransactionMarker.Outcome) async throws {
+                try await replica.eventLoop.submit {
+                    let log = try #require(replica.log)
+                    _ = try log.appendMarker(
+                        TransactionMarker(outcome, coordinatorEpoch: 0), producerID: id,
+                        producerEpoch: 1, timestamp: 1,
+                        leaderEpoch: try #require(replica.leader?.leaderEpoch))
+                    let (end, now) = (log.logEndOffset, replica.shard.now)
+                    replica.withLeader { $0.appended(to: end, now: now) }
+                    replica.flushSoon()
+                }.get()
+                try await cluster.eventually("the marker is committed") {
+                    let status = try await cluster.status("t", at: 1)
+                    return status.highWatermark == status.end
+                }
+            }
+            func read(_ isolation: ReadIsolation) async throws -> (FetchOutcome, [String]) {
+                let outcome = try await withCheckedThrowingContinuation {
+                    (continuation: CheckedContinuation<FetchOutcome, any Error>) in
+                    replica.eventLoop.execute {
+                        ReplicaRead(
+                            of: replica, from: 0, maxBytes: 1 << 20, currentLeaderEpoch: nil,
+                            isolation: isolation, owner: ObjectIdentifier(cluster)
+                        ) { continuation.resume(with: $0) }.start()
+                    }
+                }
+                let (records, next) = try ReadableRecords.page(
+                    in: outcome.batches, from: 0, leavingOut: outcome.abortedRecords)
+                #expect(next == outcome.end)
+                return (outcome, records.map(\.value.text))
+            }
+            func latest(_ isolation: ReadIsolation) async throws -> Offset? {
+                try await withCheckedThrowingContinuation {
+                    (continuation: CheckedContinuation<OffsetOutcome, any Error>) in
+                    replica.eventLoop.execute {
+                        ReplicaOffsets(
+                            of: replica, .latest, currentLeaderEpoch: nil, isolation: isolation
+                        ) { continuation.resume(with: $0) }.start()
+                    }
+                }.offset
+            }
+            try await write(1, 0, "a1")
+            try await write(2, 0, "b1")
+            try await write(1, 1, "a2")
+            #expect(try await read(.uncommitted).1 == ["before", "a1", "b1", "a2"])
+            #expect(try await read(.committed).1 == ["before"])
+            #expect(try await read(.committed).0.lastStableOffset == 1)
+            #expect(try await latest(.committed) == 1)
+            #expect(try await latest(.uncommitted) == 4)
+            try await end(1, .commit)
+            #expect(try await read(.committed).1 == ["before", "a1"])
+            try await end(2, .abort)
+            _ = try await cluster.produce(["after"], to: "t", at: 1)
+            let (outcome, values) = try await read(.committed)
+            #expect(values == ["before", "a1", "a2", "after"])
+            #expect(outcome.lastStableOffset == 7)
+            #expect(outcome.aborted.map(\.producerID) == [2])
+            #expect(try await read(.uncommitted).0.aborted.isEmpty)
+            #expect(try await latest(.committed) == 7)
+
+            // What goes over the wire is what comes out.
+            let answer = FetchService.pieces(of: outcome).reduce(into: ByteBuffer()) {
+                $0.writeImmutableBuffer($1)
+            }
+            let response = try PayloadEncoding.protobuf.decode(WireFetchResponse.self, from: answer)
+            #expect(response.lastStableOffset == 7)
+            #expect(response.abortedTransactions.map(\.firstOffset) == [2])
+            #expect(response.abortedTransactions.map(\.lastOffset) == [5])
+            #expect(response.recordBatches.count == outcome.batches.readableBytes)
+        }
     }
 }

@@ -24,7 +24,10 @@ extension FetchService {
         let bound = NIOLoopBound(call, eventLoop: call.eventLoop)
         switch try route(request.topic, request.partition, image: image) {
         case .here(let replica):
-            let offsets = ReplicaOffsets(of: replica, query, currentLeaderEpoch: epoch) { result in
+            let offsets = ReplicaOffsets(
+                of: replica, query, currentLeaderEpoch: epoch,
+                isolation: ReadIsolation(request.isolation)
+            ) { result in
                 bound.eventLoop.runNow {
                     switch result {
                     case .success(let outcome): bound.value.respond(Self.response(outcome))

@@ -3,6 +3,8 @@ internal import Metadata
 internal import NIOCore
 internal import Protocol
 internal import RPC
+internal import Records
+internal import Storage
 
 /// `millrace.v1.Broker/Fetch`, `FetchStream` and `ListOffsets`: committed records out.
 struct FetchService: Sendable {
@@ -112,12 +114,20 @@ struct FetchService: Sendable {
         do throws(RPCError) {
             let response = try PayloadEncoding.protobuf.decode(
                 WireFetchResponse.self, from: try answer.get())
-            return .success(
-                FetchOutcome(
-                    batches: ByteBuffer(bytes: response.recordBatches),
-                    highWatermark: Offset(response.highWatermark),
-                    logStartOffset: Offset(response.logStartOffset),
-                    leaderEpoch: LeaderEpoch(response.leaderEpoch)))
+            var outcome = FetchOutcome(
+                batches: ByteBuffer(bytes: response.recordBatches),
+                highWatermark: Offset(response.highWatermark),
+                logStartOffset: Offset(response.logStartOffset),
+                leaderEpoch: LeaderEpoch(response.leaderEpoch))
+            if response.hasLastStableOffset {
+                outcome.lastStableOffset = Offset(response.lastStableOffset)
+            }
+            outcome.aborted = response.abortedTransactions.map {
+                AbortedTransaction(
+                    producerID: $0.producerID, firstOffset: Offset($0.firstOffset),
+                    lastOffset: Offset($0.lastOffset), lastStableOffset: 0)
+            }
+            return .success(outcome)
         } catch {
             return .failure(error)
         }
@@ -138,8 +148,12 @@ struct FetchService: Sendable {
             response.highWatermark = outcome.highWatermark.rawValue
             response.logStartOffset = outcome.logStartOffset.rawValue
             response.leaderEpoch = outcome.leaderEpoch.rawValue
-            response.records = try ReadableRecords.records(
-                in: outcome.batches, from: offset, maxBytes: readableBytes)
+            if let end = outcome.lastStableOffset { response.lastStableOffset = end.rawValue }
+            let next: Offset?
+            (response.records, next) = try ReadableRecords.page(
+                in: outcome.batches, from: offset, maxBytes: readableBytes,
+                leavingOut: outcome.abortedRecords)
+            if let next { response.nextOffset = next.rawValue }
             call.respond(response)
         } catch {
             call.fail(error)
@@ -153,6 +167,15 @@ struct FetchService: Sendable {
         head.writeProtobufField(1, varint: outcome.highWatermark.rawValue)
         head.writeProtobufField(2, varint: outcome.logStartOffset.rawValue)
         head.writeProtobufField(3, varint: Int64(outcome.leaderEpoch.rawValue))
+        if let end = outcome.lastStableOffset { head.writeProtobufField(5, varint: end.rawValue) }
+        for transaction in outcome.aborted {
+            var message = ByteBuffer()
+            message.writeProtobufField(1, varint: transaction.producerID)
+            message.writeProtobufField(2, varint: transaction.firstOffset.rawValue)
+            message.writeProtobufField(3, varint: transaction.lastOffset.rawValue)
+            head.writeProtobufHead(6, length: message.readableBytes)
+            head.writeBuffer(&message)
+        }
         guard outcome.batches.readableBytes > 0 else { return [head] }
         head.writeProtobufHead(15, length: outcome.batches.readableBytes)
         return [head, outcome.batches]
@@ -162,5 +185,18 @@ struct FetchService: Sendable {
     func allowedBytes(_ request: WireFetchRequest) -> Int {
         let limit = metadata.current.fetchMaxBytes(broker: local, default: maxBytes)
         return min(request.maxBytes > 0 ? Int(request.maxBytes) : Self.defaultMaxBytes, limit)
+    }
+}
+
+extension FetchOutcome {
+    /// The records that are not shown.
+    var abortedRecords: AbortedRecords {
+        var records = AbortedRecords()
+        for transaction in aborted {
+            records.add(
+                producerID: transaction.producerID, from: transaction.firstOffset,
+                to: transaction.lastOffset)
+        }
+        return records
     }
 }

@@ -18,6 +18,7 @@ final class FetchStream: @unchecked Sendable {
     private let owner: ObjectIdentifier
     private let maxBytes: Int
     private let epoch: LeaderEpoch?
+    private let isolation: ReadIsolation
     private var cursor: Offset
     private var isReading = false
     private var isOpen = true
@@ -32,6 +33,7 @@ final class FetchStream: @unchecked Sendable {
         owner = call.connectionID
         self.maxBytes = maxBytes
         epoch = request.hasCurrentLeaderEpoch ? LeaderEpoch(request.currentLeaderEpoch) : nil
+        isolation = ReadIsolation(request.isolation)
         cursor = Offset(request.offset)
     }
 
@@ -64,7 +66,8 @@ final class FetchStream: @unchecked Sendable {
     /// On the replica's loop: reads what is there, or waits for it.
     private func readFromReplica(_ offset: Offset, answerEmpty: Bool) {
         let read = ReplicaRead(
-            of: replica, from: offset, maxBytes: maxBytes, currentLeaderEpoch: epoch, owner: owner
+            of: replica, from: offset, maxBytes: maxBytes, currentLeaderEpoch: epoch,
+            isolation: isolation, owner: owner
         ) { [self] result in
             reading = nil
             // The first answer comes at once, so that the reader learns the high watermark.

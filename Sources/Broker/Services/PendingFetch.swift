@@ -14,6 +14,7 @@ final class PendingFetch: @unchecked Sendable {
     private let minBytes: Int
     private let maxBytes: Int
     private let currentLeaderEpoch: LeaderEpoch?
+    private let isolation: ReadIsolation
     private let maxWait: TimeAmount
     private let owner: ObjectIdentifier
     private let completion: @Sendable (Result<FetchOutcome, RPCError>) -> Void
@@ -36,6 +37,7 @@ final class PendingFetch: @unchecked Sendable {
         currentLeaderEpoch =
             request.hasCurrentLeaderEpoch ? LeaderEpoch(request.currentLeaderEpoch) : nil
         maxWait = .milliseconds(Int64(min(max(0, request.maxWaitMs), 300_000)))
+        isolation = ReadIsolation(request.isolation)
         self.owner = owner
         self.completion = completion
     }
@@ -69,7 +71,7 @@ final class PendingFetch: @unchecked Sendable {
         wait?.cancel()
         let read = ReplicaRead(
             of: replica, from: offset, maxBytes: maxBytes, currentLeaderEpoch: currentLeaderEpoch,
-            owner: owner
+            isolation: isolation, owner: owner
         ) { [self] result in
             reading = nil
             judge(result)
@@ -80,10 +82,10 @@ final class PendingFetch: @unchecked Sendable {
 
     private func judge(_ result: Result<FetchOutcome, RPCError>) {
         guard case .success(let outcome) = result else { return finish(result) }
-        // What ends before the high watermark is all that fits: waiting brings no more of it.
+        // What ends before all that may be read is all that fits: waiting brings no more of it.
         let end = outcome.end ?? offset
         if isExpired || outcome.batches.readableBytes >= min(minBytes, maxBytes)
-            || end > offset && end < outcome.highWatermark
+            || end > offset && end < outcome.lastStableOffset ?? outcome.highWatermark
         {
             finish(result)
         } else {

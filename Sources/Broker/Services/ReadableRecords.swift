@@ -67,15 +67,20 @@ enum ReadableRecords {
 
     /// The records in `batches` from `offset` on, in readable form; control records are left out.
     ///
-    /// - Parameter maxBytes: the record that reaches it is the last: a few bytes of compressed
-    ///   batches may hold very many records.
-    static func records(
-        in batches: ByteBuffer, from offset: Offset, maxBytes: Int = .max
-    ) throws(RPCError) -> [WireRecord] {
+    /// - Parameters:
+    ///   - maxBytes: the record that reaches it is the last: a few bytes of compressed batches may hold
+    ///     very many records.
+    ///   - leftOut: the records of aborted transactions.
+    /// - Returns: the records, and where to go on; `nil` if there is no batch.
+    static func page(
+        in batches: ByteBuffer, from offset: Offset, maxBytes: Int = .max,
+        leavingOut leftOut: AbortedRecords = AbortedRecords()
+    ) throws(RPCError) -> (records: [WireRecord], next: Offset?) {
         var records: [WireRecord] = []
+        var next: Offset?
         var bytes = 0
         do {
-            var reader = RecordReader(batches)
+            var reader = RecordReader(batches, leavingOut: leftOut)
             while let record = try reader.next() {
                 if record.offset < offset { continue }
                 var readable = WireRecord()
@@ -91,12 +96,21 @@ enum ReadableRecords {
                 }
                 records.append(readable)
                 bytes += record.byteCount
-                if bytes >= maxBytes { break }
+                next = record.offset + 1
+                if bytes >= maxBytes { return (records, next) }
             }
+            next = reader.nextOffset
         } catch {
             throw RPCError(.corruptMessage, "the stored records can't be read: \(error)")
         }
-        return records
+        return (records, next)
+    }
+
+    /// The records alone.
+    static func records(
+        in batches: ByteBuffer, from offset: Offset, maxBytes: Int = .max
+    ) throws(RPCError) -> [WireRecord] {
+        try page(in: batches, from: offset, maxBytes: maxBytes).records
     }
 }
 
