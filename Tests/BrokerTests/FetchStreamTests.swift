@@ -189,6 +189,11 @@ import Testing
                     used = bytes
                     return reader.values.count == 60
                 }
+                let replica = try #require(
+                    try cluster.manager(1).replica(topic: "t", partition: 0))
+                try await cluster.eventually("the answers take up no memory") {
+                    replica.environment.fetchMemory.usedBytes == 0
+                }
                 stream.cancel()
             }
         }
