@@ -7,6 +7,8 @@ struct BatchSearch: LogSearch {
     let offset: Offset
     /// Batches that end above are left out.
     let end: Offset
+    /// Where the log ends, or ended when this began.
+    let logEnd: Offset
     let maxBytes: Int
     let allowsGaps: Bool
     /// The bytes between two entries of the index.
@@ -55,8 +57,8 @@ struct BatchSearch: LogSearch {
             let count = min(wanted, segment.size - position)
             let chunk = try segment.bytes(at: position, count: count)
             var part = ChunkWalk(
-                chunk, at: position, of: segment, end: end, maxBytes: maxBytes,
-                allowsGaps: allowsGaps)
+                chunk, at: position, of: segment, end: end, logEnd: logEnd,
+                maxBytes: maxBytes, allowsGaps: allowsGaps)
             switch try part.run(from: offset) {
             case .batches(let batches, let end, let next):
                 // A reader at the end of the chunk is likely to come back for what follows.
@@ -158,17 +160,19 @@ private struct ChunkWalk {
     private let start: Int
     private let segment: SegmentReader
     private let end: Offset
+    private let logEnd: Offset
     private let maxBytes: Int
     private let allowsGaps: Bool
 
     init(
-        _ chunk: ByteBuffer, at start: Int, of segment: SegmentReader, end: Offset, maxBytes: Int,
-        allowsGaps: Bool
+        _ chunk: ByteBuffer, at start: Int, of segment: SegmentReader, end: Offset, logEnd: Offset,
+        maxBytes: Int, allowsGaps: Bool
     ) {
         self.chunk = chunk
         self.start = start
         self.segment = segment
         self.end = end
+        self.logEnd = logEnd
         self.maxBytes = maxBytes
         self.allowsGaps = allowsGaps
     }
@@ -201,6 +205,12 @@ private struct ChunkWalk {
             if header.nextOffset > offset {
                 if found == nil, header.baseOffset > offset, !allowsGaps {
                     throw .missingRecords(from: offset, to: header.baseOffset)
+                }
+                // Or a reader would wait for ever for the end that the batch claims to have.
+                if found == nil, header.baseOffset <= offset, header.nextOffset > logEnd {
+                    throw .corruptBatch(
+                        segment: segment.path, position: start + index,
+                        .invalidHeader("it ends above the log"))
                 }
                 // Ends lie between batches; a batch across one is not below it.
                 guard header.nextOffset <= end else { break }

@@ -69,9 +69,8 @@ struct DirectoryCheckpoints {
         _ kind: Kind, to directory: String, fileSystem: any FileSystem
     ) throws(FileError) {
         let entries = (offsets[kind] ?? [:]).sorted { $0.key < $1.key }
-        var text = "0\n\(entries.count)\n"
-        for (folder, offset) in entries { text += "\(folder) \(offset)\n" }
-        try fileSystem.replaceFile(kind.fileName, in: directory, with: Array(text.utf8))
+        let bytes = CheckpointText.encode(entries.map { "\($0.key) \($0.value)" }, version: 0)
+        try fileSystem.replaceFile(kind.fileName, in: directory, with: bytes)
     }
 
     private static func decode(_ bytes: [UInt8]) -> [String: Offset]? {

@@ -1,4 +1,5 @@
 import Essentials
+import Records
 
 /// Where each leader epoch starts in a log, as far back as the log goes.
 ///
@@ -76,9 +77,7 @@ extension EpochCache {
 
     /// Kafka's text form: a version, a count, then a line with epoch and start offset each.
     var encoded: [UInt8] {
-        var text = "0\n\(entries.count)\n"
-        for entry in entries { text += "\(entry.epoch) \(entry.startOffset)\n" }
-        return Array(text.utf8)
+        CheckpointText.encode(entries.map { "\($0.epoch) \($0.startOffset)" }, version: 0)
     }
 
     /// What the file says; `nil` unless it is whole and makes sense.
@@ -97,13 +96,36 @@ extension EpochCache {
 }
 
 /// The frame that Kafka's checkpoint files share: a version, a count, and that many lines.
+///
+/// Here a line with a checksum of all before it follows, which finds a digit that is no more what was
+/// written. A file without one was written by an earlier release, or by a person.
 enum CheckpointText {
+    private static let checksumKey = "crc32c "
+
+    static func encode(_ lines: [String], version: Int) -> [UInt8] {
+        var text = "\(version)\n\(lines.count)\n"
+        for line in lines { text += "\(line)\n" }
+        return Array((text + "\(checksumKey)\(checksum(Array(text.utf8)))\n").utf8)
+    }
+
+    private static func checksum(_ bytes: [UInt8]) -> String {
+        let digits = String(bytes.withUnsafeBytes { CRC32C.checksum($0) }, radix: 16)
+        return String(repeating: "0", count: max(0, 8 - digits.utf8.count)) + digits
+    }
+
     /// The words of each line after the first two; `nil` unless the file is whole.
     static func lines(of bytes: [UInt8], version: Int) -> [[Substring]]? {
         // Without its last line break the last number may have lost digits.
         guard bytes.last == UInt8(ascii: "\n") else { return nil }
         let text = String(decoding: bytes, as: UTF8.self)
-        let lines = text.dropLast().split(separator: "\n", omittingEmptySubsequences: false)
+        var lines = text.dropLast().split(separator: "\n", omittingEmptySubsequences: false)
+        if let last = lines.last, last.hasPrefix(checksumKey) {
+            let count = bytes.count - last.utf8.count - 1
+            // Bytes that are no text have become others.
+            guard count >= 0, last.dropFirst(checksumKey.count) == checksum(Array(bytes[..<count]))
+            else { return nil }
+            lines.removeLast()
+        }
         guard lines.count >= 2, Int(lines[0]) == version, let count = Int(lines[1]),
             count == lines.count - 2
         else { return nil }

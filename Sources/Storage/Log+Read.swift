@@ -32,8 +32,8 @@ extension Log {
             return .found(batches)
         }
         let search = BatchSearch(
-            offset: offset, end: end, maxBytes: maxBytes, allowsGaps: config.allowsOffsetGaps,
-            interval: config.indexIntervalBytes)
+            offset: offset, end: end, logEnd: logEndOffset, maxBytes: maxBytes,
+            allowsGaps: config.allowsOffsetGaps, interval: config.indexIntervalBytes)
         return try look(for: search, from: segmentIndex(for: offset))
     }
 

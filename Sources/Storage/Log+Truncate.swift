@@ -92,7 +92,9 @@ extension Log {
         startBeingNoted = nil
         recent.removeAll()
         do throws(FileError) {
-            for name in (segments.map(\.name) + setAside).reversed() {
+            // Whatever there is, also what an earlier removal that failed has left.
+            let names = try fileSystem.contents(of: directory).filter { $0.hasSuffix(".log") }
+            for name in names.reversed().compactMap({ SegmentName($0) }) {
                 for file in [name.offsetIndex, name.timeIndex, name.log] {
                     try fileSystem.remove("\(directory)/\(file)")
                 }

@@ -6,7 +6,7 @@ import Storage
 import Testing
 
 /// What a log must hold, by a simple account of the same calls.
-private struct Model {
+struct LogModel {
     struct Entry: Equatable {
         var value: String
         var epoch: LeaderEpoch
@@ -14,8 +14,12 @@ private struct Model {
 
     /// What was last appended at each offset, and not truncated for sure.
     var entries: [Offset: Entry] = [:]
+    /// What has been there before, and may come back where it was not durable.
+    var attempts: [Offset: [Entry]] = [:]
     /// The log must reach at least this far.
     var durable: Offset = 0
+    /// What was noted of it, so that it has to be there or to be reported, whatever else fails.
+    var noted: Offset = 0
     /// Nothing below may be readable any more.
     var start: Offset = 0
     /// Everything from here on that is there has to be readable.
@@ -25,16 +29,18 @@ private struct Model {
 }
 
 /// One log, driven at random through power failures.
-private struct Run {
+struct LogRun {
     let seed: UInt64
     let disk: SimulatedDisk
     var generator: SeededGenerator
-    var model = Model()
+    var model = LogModel()
     var directory: LogDirectory
     var log: Log
     var config: LogConfig
     /// Where the log is about to start anew when the power fails.
     var newStart: Offset?
+    /// Whether an orderly restart is under way.
+    var isRestarting = false
 
     init(seed: UInt64) throws {
         self.seed = seed
@@ -61,7 +67,10 @@ private struct Run {
                 builder.append(
                     key: nil, value: ByteBuffer(string: value), timestamp: Int64(model.counter))
                 // Also if the append fails, since some of it may be there after a crash.
-                model.entries[offset] = Model.Entry(value: value, epoch: model.epoch)
+                if let other = model.entries[offset] {
+                    model.attempts[offset, default: []].append(other)
+                }
+                model.entries[offset] = LogModel.Entry(value: value, epoch: model.epoch)
                 offset += 1
             }
             batches.writeImmutableBuffer(builder.finish())
@@ -81,6 +90,7 @@ private struct Run {
             try FlushTicket.perform([ticket], on: volume)
         }
         model.durable = log.completeFlush(ticket)
+        model.attempts = model.attempts.filter { $0.key >= model.durable }
     }
 
     mutating func checkpoint() throws {
@@ -88,6 +98,7 @@ private struct Run {
         let highWatermark = Int64.random(in: low...log.logEndOffset.rawValue, using: &generator)
         if let checkpoint = log.checkpoint(highWatermark: Offset(highWatermark)) {
             try directory.checkpoint(["t-0": checkpoint])
+            model.noted = max(checkpoint.recoveryPoint, checkpoint.highWatermark)
         }
     }
 
@@ -96,11 +107,13 @@ private struct Run {
         let target = Int64.random(in: low...log.logEndOffset.rawValue, using: &generator)
         // A batch has at most three records, all of which may go.
         model.durable = min(model.durable, Offset(max(low, target - 3)))
+        model.noted = min(model.noted, model.durable)
         model.epoch = model.epoch.next
         let isCut = Offset(target) < log.logEndOffset
         try log.truncate(to: Offset(target))
         #expect(log.logEndOffset <= Offset(target) && log.logEndOffset > Offset(target - 3))
         model.entries = model.entries.filter { $0.key < log.logEndOffset }
+        model.attempts = model.attempts.filter { $0.key < log.logEndOffset }
         // Otherwise a new start that is on its way still holds.
         if isCut { model.latestStart = log.logStartOffset }
     }
@@ -157,10 +170,12 @@ private struct Run {
     mutating func startAnew() throws {
         let target = Offset(Int64.random(in: 0..<1_000, using: &generator))
         model.epoch = model.epoch.next
+        model.noted = 0
         newStart = target
         try log.truncateFully(andStartAt: target)
         newStart = nil
         model.entries = [:]
+        model.attempts = [:]
         model.start = target
         model.latestStart = target
         model.durable = target
@@ -180,6 +195,7 @@ private struct Run {
     }
 
     mutating func restartInOrder() throws {
+        isRestarting = true
         try directory.closeLog(log)
         let isMarked = try directory.close(clean: true)
         #expect(isMarked)
@@ -188,6 +204,7 @@ private struct Run {
         let (log, report) = try directory.openLog("t-0", config: config)
         #expect(report.outcome == .trusted, "seed \(seed)")
         self.log = log
+        isRestarting = false
         try check(log, exactly: model.durable)
     }
 
@@ -199,19 +216,28 @@ private struct Run {
                 disk.failPower(after: Int.random(in: 0..<20, using: &generator))
             }
             do {
-                directory = try LogDirectory.open("/data", fileSystem: disk)
-                let (log, report) = try directory.openLog("t-0", config: config)
-                #expect(!report.isDamaged, "seed \(seed): \(report)")
-                self.log = log
+                try open()
                 disk.failPower(after: nil)
                 // It may have failed in something that does not matter.
                 guard disk.isDown else { break }
-                disk.restart()
             } catch {
                 try #require(disk.isDown, "seed \(seed): \(error)")
-                disk.restart()
             }
+            disk.restart()
         }
+        try checkRecovered()
+    }
+
+    mutating func open() throws {
+        directory = try LogDirectory.open("/data", fileSystem: disk)
+        let (log, report) = try directory.openLog("t-0", config: config)
+        #expect(!report.isDamaged, "seed \(seed): \(report)")
+        self.log = log
+    }
+
+    /// What is there is all that must be, and goes on from here.
+    mutating func checkRecovered() throws {
+        isRestarting = false
         // Old or new.
         if let newStart, log.logStartOffset == newStart, log.logEndOffset == newStart {
             model.start = newStart
@@ -221,6 +247,7 @@ private struct Run {
         newStart = nil
         try check(log, exactly: nil)
         model.entries = model.entries.filter { $0.key < log.logEndOffset }
+        model.attempts = [:]
         model.durable = log.logEndOffset
         model.start = log.logStartOffset
         model.latestStart = log.logStartOffset
@@ -240,11 +267,13 @@ private struct Run {
             let bytes = try log.read(from: offset, below: .max, maxBytes: 400)
             var reader = RecordReader(bytes)
             while let record = try reader.next() {
-                let entry = Model.Entry(
+                let entry = LogModel.Entry(
                     value: record.value.map { String(buffer: $0) } ?? "",
                     epoch: reader.batch?.leaderEpoch ?? .none)
                 #expect(
-                    model.entries[record.offset] == entry, "seed \(seed), offset \(record.offset)")
+                    model.entries[record.offset] == entry
+                        || model.attempts[record.offset]?.contains(entry) ?? false,
+                    "seed \(seed), offset \(record.offset)")
                 if record.offset >= log.logStartOffset {
                     #expect(log.epoch(at: record.offset) == entry.epoch, "seed \(seed)")
                 }
@@ -255,7 +284,7 @@ private struct Run {
     }
 }
 
-extension Run {
+extension LogRun {
     mutating func go(steps: Int) throws {
         for _ in 0..<steps {
             if Int.random(in: 0..<10, using: &generator) == 0 {
@@ -273,18 +302,18 @@ extension Run {
 }
 
 /// As many as `SEEDS` in the environment says, for a longer look.
-private let seeds = 0..<(getenv("SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 60)
+let logSeeds = 0..<(getenv("SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 60)
 
 /// D1, D2, D3, D10, D11, S3, S4, S5, S7, S11.
-@Test(arguments: seeds) func powerMayFailAtAnyCall(seed: UInt64) throws {
-    var run = try Run(seed: seed)
+@Test(arguments: logSeeds) func powerMayFailAtAnyCall(seed: UInt64) throws {
+    var run = try LogRun(seed: seed)
     try run.go(steps: 120)
 }
 
 /// Whatever a seed has found can be looked at again.
 @Test(arguments: 0..<8 as Range<UInt64>) func aRunFollowsFromItsSeedAlone(seed: UInt64) throws {
     let histories = try (0..<3).map { _ in
-        var run = try Run(seed: seed)
+        var run = try LogRun(seed: seed)
         try run.go(steps: 120)
         return run.disk.history
     }

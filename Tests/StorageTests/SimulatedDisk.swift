@@ -195,12 +195,18 @@ final class SimulatedDisk: FileSystem {
 
     func syncDirectory(_ path: String) throws(FileError) {
         let failing: (inout State) -> Void = { state in
-            // What the disk didn't take is not tried again, though memory still says otherwise.
+            // Some of it is durable; what is not may be lost still, or made durable the next time.
             guard let directory = state.find(path) else { return }
             let isKept = state.keeping()
-            for change in state.takeChanges(of: directory) where isKept(&state) {
+            var left: [NameChange] = []
+            for change in state.takeChanges(of: directory) {
+                guard left.isEmpty, isKept(&state) else {
+                    left.append(change)
+                    continue
+                }
                 for (directory, name, inode) in change { directory.durableNames[name] = inode }
             }
+            state.changes += left
         }
         try call("sync directory", path, failing: failing) { (state) throws(FileError) in
             guard let directory = state.find(path) else {
@@ -372,7 +378,11 @@ extension SimulatedDisk.Inode {
 
     /// What is in memory is what the disk has, except for what is still to be written.
     func dropCache() {
-        if changes.isEmpty { current = durable }
+        guard changes.isEmpty else { return }
+        let size = current.count
+        current = durable
+        // How long the file is remains known.
+        if size != current.count { truncate(to: size) }
     }
 }
 
