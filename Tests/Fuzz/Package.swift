@@ -10,7 +10,8 @@ let settings: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
-    .unsafeFlags(["-sanitize=fuzzer"]),
+    // Some decoders are their module's own.
+    .unsafeFlags(["-sanitize=fuzzer", "-enable-testing"]),
 ]
 
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
@@ -38,7 +39,28 @@ let package = Package(
             dependencies: [
                 "Essentials", "CCRC32C", "CZlib", "CZstd", "CLZ4", "CSnappy", nioCore,
             ], swiftSettings: settings),
+        .target(
+            name: "Storage", dependencies: ["Essentials", "Records", nioCore],
+            swiftSettings: settings),
+        .target(name: "Raft", dependencies: ["Essentials"], swiftSettings: settings),
+        // Only what reads and writes snapshots: the rest needs the network.
+        .target(
+            name: "Quorum", dependencies: ["Essentials", "Records", "Storage", "Raft", nioCore],
+            sources: [
+                "BatchFile.swift", "CompactBytes.swift", "ControlRecord.swift",
+                "QuorumError.swift", "SnapshotFile.swift", "SnapshotReader.swift",
+                "SnapshotWriter.swift",
+            ], swiftSettings: settings),
+        // The disk in memory of Storage's tests.
+        .target(
+            name: "DiskSupport", dependencies: ["Storage", "Essentials"], path: "Support",
+            swiftSettings: settings),
         fuzzer("FuzzBatches", ["Records", "Essentials", nioCore]),
         fuzzer("FuzzCodecs", ["Records", "Essentials", nioCore]),
+        fuzzer("FuzzFiles", ["Storage", "Records", "Essentials", nioCore]),
+        fuzzer("FuzzLog", ["Storage", "Records", "Essentials", "DiskSupport", nioCore]),
+        fuzzer(
+            "FuzzSnapshots",
+            ["Quorum", "Raft", "Storage", "Records", "Essentials", "DiskSupport", nioCore]),
     ]
 )

@@ -302,7 +302,7 @@ private struct Run {
 }
 
 /// As many as `SEEDS` in the environment says, for a longer look.
-private let seeds = 0..<(getenv("SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 60)
+private let seeds = logSeeds
 
 /// D9, S3, S4, S7, S9, S11.
 @Test(arguments: seeds) func powerMayFailAtAnyCallOfACompaction(seed: UInt64) throws {

@@ -24,6 +24,11 @@ extension LogRun {
                 failure = error
             }
             let faults = disk.faultCount
+            if SimulatedDisk.isTracing {
+                print(
+                    "from \(log.logStartOffset) durable to \(log.durableOffset) of \(log.logEndOffset)"
+                )
+            }
             disk.fail(nil)
             if let failure { try #require(faults > 0, "seed \(seed): \(failure)") }
             if isRestarting || directory.health.failure != nil

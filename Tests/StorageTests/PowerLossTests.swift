@@ -301,8 +301,12 @@ extension LogRun {
     }
 }
 
-/// As many as `SEEDS` in the environment says, for a longer look.
-let logSeeds = 0..<(getenv("SEEDS").flatMap { UInt64(String(cString: $0)) } ?? 60)
+/// As many as `SEEDS` in the environment says, for a longer look, or the one that `SEED` says.
+let logSeeds: Range<UInt64> = {
+    func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
+    if let one = number("SEED") { return one..<(one + 1) }
+    return 0..<(number("SEEDS") ?? 60)
+}()
 
 /// D1, D2, D3, D10, D11, S3, S4, S5, S7, S11.
 @Test(arguments: logSeeds) func powerMayFailAtAnyCall(seed: UInt64) throws {

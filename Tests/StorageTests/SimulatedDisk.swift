@@ -11,6 +11,8 @@ import Synchronization
 /// the seed and the calls made.
 final class SimulatedDisk: FileSystem {
     static let sectorSize = 64
+    /// With `TRACE` in the environment every call is printed, for looking at one run.
+    static let isTracing = getenv("TRACE") != nil
 
     enum Change: Sendable {
         /// Where it went on the disk is not always where it should have gone.
@@ -75,6 +77,7 @@ final class SimulatedDisk: FileSystem {
 
     /// Starts again with what was durable, and with some of what was not.
     func restart() {
+        Self.trace("the power was off")
         state.withLock { state in
             let isKept = state.keeping()
             for change in state.changes where isKept(&state) {
@@ -96,7 +99,12 @@ final class SimulatedDisk: FileSystem {
 
     /// Lets the process start again; the system stays, and with it all that was not yet written.
     func restartProcess() {
+        Self.trace("the process starts again")
         state.withLock { $0.boot += 1 }
+    }
+
+    private static func trace(_ what: @autoclosure () -> String) {
+        if isTracing { print(what()) }
     }
 
     /// Makes a call, unless the power is off, or goes off with it, or the call is to fail.
@@ -107,6 +115,7 @@ final class SimulatedDisk: FileSystem {
     ) throws(FileError) -> T {
         try state.withLock { state throws(FileError) in
             state.note("\(operation) \(path)\n".utf8)
+            Self.trace("\(operation) \(path)")
             if changes, let left = state.callsLeft {
                 state.callsLeft = left - 1
                 // Half of the last calls are made, though nobody hears of it.
@@ -117,6 +126,7 @@ final class SimulatedDisk: FileSystem {
             }
             guard !state.isDown else { throw FileError(operation, path, code: EIO) }
             if let code = state.fails(operation, path, takesSpace: takesSpace) {
+                Self.trace("  it fails: \(code)")
                 failing(&state)
                 throw FileError(operation, path, code: code)
             }
@@ -297,10 +307,11 @@ extension SimulatedDisk.State {
 
     /// Makes durable what `isKept` says of all that was changed, and forgets the rest.
     mutating func syncAll(where isKept: (inout Self) -> Bool) {
-        for change in changes where isKept(&self) {
+        // Names that are not may be lost still, or made durable the next time; bytes are not tried again.
+        while let change = changes.first, isKept(&self) {
             for (directory, name, inode) in change { directory.durableNames[name] = inode }
+            changes.removeFirst()
         }
-        changes = []
         for (_, inode) in all(durable: false) { inode.keepChanges { isKept(&self) } }
     }
 
