@@ -13,6 +13,8 @@ package struct FlushCosts {
     private var nextTry = 0.0
     private var patience = minPatience
 
+    /// So few are done soon by themselves, and wait for nobody else's bytes.
+    private static let minTogether = 4
     private static let minPatience = 1.0
     private static let maxPatience = 64.0
 
@@ -22,7 +24,7 @@ package struct FlushCosts {
 
     /// Whether `count` logs are better synced together.
     package func prefersTogether(_ count: Int, at now: Double) -> Bool {
-        guard count > 1, let expected = expectedAlone(count) else { return false }
+        guard count >= Self.minTogether, let expected = expectedAlone(count) else { return false }
         guard let estimate = estimate(count) else { return true }
         return estimate <= expected || now >= nextTry
     }
