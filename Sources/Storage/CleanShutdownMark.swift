@@ -8,6 +8,7 @@ struct CleanShutdownMark: Equatable {
     private static let epochKey = "broker.epoch="
     private static let unsettledKey = "unsettled="
     private static let producersKey = "producers="
+    private static let listKey = "closed.logs="
 
     /// `none` if the process was no registered broker.
     var brokerEpoch = BrokerEpoch.none
@@ -15,11 +16,17 @@ struct CleanShutdownMark: Equatable {
     var unsettled: Set<String> = []
     /// The folders of logs that something is known of producers in; `nil` if any may be one.
     var withProducers: Set<String>?
+    /// The checksum of the list of closed logs that was written with the mark; `nil` for none.
+    var listChecksum: UInt32?
 
-    init(brokerEpoch: BrokerEpoch, unsettled: Set<String>, withProducers: Set<String>?) {
+    init(
+        brokerEpoch: BrokerEpoch, unsettled: Set<String>, withProducers: Set<String>?,
+        listChecksum: UInt32? = nil
+    ) {
         self.brokerEpoch = brokerEpoch
         self.unsettled = unsettled
         self.withProducers = withProducers
+        self.listChecksum = listChecksum
     }
 
     /// `nil` if there is a name that would not be read back.
@@ -31,6 +38,7 @@ struct CleanShutdownMark: Equatable {
         else { return nil }
         var text =
             "\(withProducers == nil ? Self.oldHeader : Self.header)\n\(Self.epochKey)\(brokerEpoch.rawValue)\n"
+        if let listChecksum { text += "\(Self.listKey)\(listChecksum)\n" }
         for folder in unsettled.sorted() { text += "\(Self.unsettledKey)\(folder)\n" }
         for folder in withProducers?.sorted() ?? [] { text += "\(Self.producersKey)\(folder)\n" }
         return Array(text.utf8)
@@ -48,6 +56,9 @@ struct CleanShutdownMark: Equatable {
             if line.hasPrefix(Self.epochKey) {
                 guard let epoch = Int64(line.dropFirst(Self.epochKey.count)) else { return nil }
                 brokerEpoch = BrokerEpoch(epoch)
+            } else if line.hasPrefix(Self.listKey) {
+                guard let checksum = UInt32(line.dropFirst(Self.listKey.count)) else { return nil }
+                listChecksum = checksum
             } else if line.hasPrefix(Self.unsettledKey) {
                 unsettled.insert(String(line.dropFirst(Self.unsettledKey.count)))
             } else if line.hasPrefix(Self.producersKey), withProducers != nil {

@@ -102,16 +102,27 @@ package final class Log {
     package static func open(
         at directory: String, config: LogConfig = LogConfig(),
         fileSystem: any FileSystem = .local, afterCleanShutdown: Bool, isNew: Bool = false,
-        isSynced: Bool = false,
-        checkpoint: LogCheckpoint = LogCheckpoint(), store: (any LogCheckpointStore)? = nil,
-        health: StorageHealth = StorageHealth()
+        isSynced: Bool = false, checkpoint: LogCheckpoint = LogCheckpoint(),
+        store: (any LogCheckpointStore)? = nil, health: StorageHealth = StorageHealth()
+    ) throws(LogError) -> (Log, RecoveryReport) {
+        try open(
+            at: directory, config: config, fileSystem: fileSystem,
+            afterCleanShutdown: afterCleanShutdown, isNew: isNew, isSynced: isSynced, closed: nil,
+            checkpoint: checkpoint, store: store, health: health)
+    }
+
+    /// - Parameter closed: what the log was when it was closed, if nothing has been changed since.
+    static func open(
+        at directory: String, config: LogConfig, fileSystem: any FileSystem,
+        afterCleanShutdown: Bool, isNew: Bool, isSynced: Bool, closed: ClosedLog?,
+        checkpoint: LogCheckpoint, store: (any LogCheckpointStore)?, health: StorageHealth
     ) throws(LogError) -> (Log, RecoveryReport) {
         try health.check()
         var recovery = LogRecovery(
             directory: directory, config: config, fileSystem: fileSystem, checkpoint: checkpoint,
             isClean: afterCleanShutdown, isNew: isNew, isSynced: isSynced || afterCleanShutdown)
         do throws(LogError) {
-            try recovery.run()
+            try recovery.run(closed: closed)
         } catch {
             throw health.noting(error)
         }

@@ -37,6 +37,10 @@ package final class LogDirectory: LogCheckpointStore {
         var open: Set<String> = []
         /// Logs that something was known of producers in when they were closed, or may have been.
         var withProducers: Set<String>
+        /// What logs were when the last process closed them, of those that were not opened since.
+        var listed: [String: ClosedLog]
+        /// What logs are that this process has closed.
+        var closedAs: [String: ClosedLog] = [:]
         /// Checkpoint files that are not, or not certainly, what `checkpoints` says.
         var unwritten: Set<DirectoryCheckpoints.Kind> = []
         /// What an open log's checkpoints are of: its opening, and its truncations since.
@@ -51,13 +55,15 @@ package final class LogDirectory: LogCheckpointStore {
             open.remove(folder)
             withProducers.remove(folder)
             closed.remove(folder)
+            listed[folder] = nil
+            closedAs[folder] = nil
         }
     }
 
     private init(
         path: String, fileSystem: any FileSystem, lock: any FileLock,
-        mark: CleanShutdownMark?, isSynced: Bool, checkpoints: DirectoryCheckpoints,
-        folders: [String]
+        mark: CleanShutdownMark?, isSynced: Bool, listed: [String: ClosedLog],
+        checkpoints: DirectoryCheckpoints, folders: [String]
     ) {
         self.path = path
         self.fileSystem = fileSystem
@@ -70,7 +76,8 @@ package final class LogDirectory: LogCheckpointStore {
             State(
                 checkpoints: checkpoints,
                 unsettled: mark.map { folders.intersection($0.unsettled) } ?? folders,
-                withProducers: mark?.withProducers.map { folders.intersection($0) } ?? folders))
+                withProducers: mark?.withProducers.map { folders.intersection($0) } ?? folders,
+                listed: listed))
     }
 
     /// Opens the directory, making it if need be, and locks it against all others.
@@ -91,6 +98,10 @@ package final class LogDirectory: LogCheckpointStore {
                     try fileSystem.remove("\(path)/\(name)")
                 }
             }
+            // Of no use without the mark, nor a second time.
+            let list = try fileSystem.readFile(
+                "\(path)/\(ClosedLog.fileName)", limit: ClosedLog.maxBytes)
+            try fileSystem.remove("\(path)/\(ClosedLog.fileName)")
             try fileSystem.syncDirectory(path)
             let mark = marker.flatMap { CleanShutdownMark(decoding: $0) }
             var isSynced = mark?.unsettled.isEmpty ?? false
@@ -99,7 +110,10 @@ package final class LogDirectory: LogCheckpointStore {
             let checkpoints = try DirectoryCheckpoints(reading: path, fileSystem: fileSystem)
             return LogDirectory(
                 path: path, fileSystem: fileSystem, lock: lock,
-                mark: mark, isSynced: isSynced, checkpoints: checkpoints,
+                mark: mark, isSynced: isSynced,
+                listed: mark?.listChecksum.flatMap { checksum in
+                    list.map { ClosedLog.decode($0, checksum: checksum) }
+                } ?? [:], checkpoints: checkpoints,
                 folders: try logFolders(in: path, fileSystem))
         }
     }
@@ -138,7 +152,10 @@ package final class LogDirectory: LogCheckpointStore {
     private func openLog(
         _ folder: String, config: LogConfig, isNew: Bool
     ) throws(LogError) -> (Log, RecoveryReport) {
-        let (checkpoint, isTrusted, isSynced) = state.withLock { state in
+        let (checkpoint, isTrusted, isSynced, listed) = state.withLock { state in
+            let listed = isNew ? nil : state.listed[folder]
+            state.listed[folder] = nil
+            state.closedAs[folder] = nil
             // Unless it was written to by this process.
             let isSynced = self.isSynced && !isNew && state.generations[folder] == nil
             let isTrusted =
@@ -153,13 +170,13 @@ package final class LogDirectory: LogCheckpointStore {
             checkpoint.generation = openings.add(1, ordering: .relaxed).newValue << 32
             checkpoint.hasProducers = state.withProducers.contains(folder)
             state.generations[folder] = checkpoint.generation
-            return (checkpoint, isTrusted, isSynced)
+            return (checkpoint, isTrusted, isSynced, isTrusted ? listed : nil)
         }
         do throws(LogError) {
             return try Log.open(
                 at: "\(path)/\(folder)", config: config, fileSystem: fileSystem,
                 afterCleanShutdown: isTrusted, isNew: isNew, isSynced: isSynced,
-                checkpoint: checkpoint, store: self, health: health)
+                closed: listed, checkpoint: checkpoint, store: self, health: health)
         } catch {
             // Nobody will close it: it is for the next who opens it to look at.
             state.withLock { state in
@@ -216,7 +233,10 @@ package final class LogDirectory: LogCheckpointStore {
     }
 
     func metadata(of folder: String) throws(LogError) -> PartitionMetadata? {
-        try io { () throws(FileError) in
+        if let listed = state.withLock({ $0.listed[folder]?.metadata }), !listed.isEmpty {
+            return PartitionMetadata(decoding: listed)
+        }
+        return try io { () throws(FileError) in
             try fileSystem.readFile("\(path)/\(folder)/\(PartitionMetadata.fileName)")
         }.flatMap { PartitionMetadata(decoding: $0) }
     }
@@ -245,10 +265,14 @@ package final class LogDirectory: LogCheckpointStore {
 
     /// Closes a log in order: all of it is durable afterwards, and the next start can trust it.
     package func closeLog(_ log: Log) throws(LogError) {
+        let isDamaged = log.refusal != nil
         try log.close(clean: true)
+        // Without it the next start looks for itself.
+        let closed = isDamaged ? nil : try? ClosedLog(log)
         state.withLock { state in
             state.open.remove(log.folder)
             state.closed.insert(log.folder)
+            state.closedAs[log.folder] = closed
             if log.hasProducers {
                 state.withProducers.insert(log.folder)
             } else {
@@ -360,6 +384,8 @@ package final class LogDirectory: LogCheckpointStore {
         }
         state.withLock { state in
             state.closed.insert(folder)
+            state.listed[folder] = nil
+            state.closedAs[folder] = nil
             if checkpoint.hasProducers {
                 state.withProducers.insert(folder)
             } else {
@@ -581,9 +607,19 @@ package final class LogDirectory: LogCheckpointStore {
             guard !state.isClosed else { return false }
             state.isClosed = true
             guard clean, state.open.isEmpty, health.failure == nil else { return false }
+            let (list, checksum) = ClosedLog.encode(
+                state.listed.merging(state.closedAs) { _, closed in closed })
+            var isListed = true
+            do throws(FileError) {
+                try fileSystem.replaceFile(ClosedLog.fileName, in: path, with: list)
+            } catch {
+                guard !error.isFailedSync else { throw .io(error) }
+                isListed = false
+            }
             let mark = CleanShutdownMark(
                 brokerEpoch: brokerEpoch == .none ? lastBrokerEpoch ?? .none : brokerEpoch,
-                unsettled: state.unsettled, withProducers: state.withProducers)
+                unsettled: state.unsettled, withProducers: state.withProducers,
+                listChecksum: isListed ? checksum : nil)
             guard let bytes = mark.encoded else { return false }
             try io { () throws(FileError) in
                 try fileSystem.replaceFile(Self.cleanShutdownFile, in: path, with: bytes)

@@ -26,6 +26,8 @@ final class Segment {
     private var file: (any File)?
     /// `nil` while it has not been needed: see `loadIndex`.
     private var index: SegmentIndex?
+    /// The index files are about so many bytes; `nil` if they may be missing, or of something else.
+    private var writtenIndexSize: Int?
     /// The index was made by walking over the segment.
     private var isIndexNew = false
     /// Not the log's own, but a reader's on another thread: writes nothing.
@@ -256,6 +258,7 @@ final class Segment {
     }
 
     func removeIndexFiles() throws(FileError) {
+        writtenIndexSize = nil
         try fileSystem.remove("\(directory)/\(name.offsetIndex)")
         try fileSystem.remove("\(directory)/\(name.timeIndex)")
     }
@@ -267,6 +270,7 @@ final class Segment {
         let loaded: SegmentIndex
         if let stored = storedIndex() {
             loaded = stored
+            writtenIndexSize = size
         } else {
             loaded = try walk(SegmentIndex(baseOffset: baseOffset, interval: interval), from: 0)
             isIndexNew = true
@@ -318,7 +322,7 @@ final class Segment {
 
     /// Writes the index files; that they are missing costs time, not records.
     func writeIndex(_ given: SegmentIndex? = nil) {
-        guard let index = given ?? index else { return }
+        guard let index = given ?? index, size > 0, writtenIndexSize != size else { return }
         let (offsets, times) = index.encoded(segmentSize: size)
         for (name, bytes) in [(name.offsetIndex, offsets), (name.timeIndex, times)] {
             let path = "\(directory)/\(name)"
@@ -328,8 +332,10 @@ final class Segment {
             } catch {
                 // Whatever is there is noticed by its checksum and made again.
                 try? fileSystem.remove(path)
+                return
             }
         }
+        writtenIndexSize = size
     }
 }
 

@@ -66,6 +66,7 @@ import Testing
         try? LocalFileSystem().removeRecursively("\(directory.path)/gone-0")
     }
 
+    try directory.remove(".closed-logs")
     let last = try LogDirectory.open(directory.path)
     // Nor is one that can't be opened, and it is no reason to distrust the others either.
     try directory.write([1], to: "used-0/stranger.log")
