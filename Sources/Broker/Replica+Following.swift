@@ -127,6 +127,7 @@ extension Replica {
             let offsets = try log.appendAsFollower(
                 Self.unpinned(bytes), leaderEpoch: delivery.asked.leaderEpoch)
             follower?.appended(to: offsets.upperBound, lastEpoch: log.latestEpoch)
+            wake()
         case .truncate(let end):
             logTruncation(to: end, log)
             try log.truncate(to: end)

@@ -114,6 +114,7 @@ extension Replica {
         let place = self[keyPath: queue].lastIndex { $0.end <= write.end }.map { $0 + 1 } ?? 0
         self[keyPath: queue].insert(write, at: place)
         earliestWriteDeadline = min(earliestWriteDeadline, write.deadline)
+        wake()
     }
 
     /// Answers, in the order of their offsets, the writes that are now where they must be.

@@ -85,6 +85,7 @@ extension Replica {
                 )
             case .success:
                 startMoves.deletions.append(pending)
+                wake()
                 confirmDeletions()
             }
         }

@@ -37,6 +37,8 @@ final class Replica: @unchecked Sendable {
     /// Committed records are known to be missing or bad, which is why it is offline.
     private(set) var isDamaged = false
     var isClosed = false
+    /// It ticks; see `wake`.
+    var isAwake = false
     /// Closed because the partition is not this broker's any more, not because the broker stops.
     var isRemoved = false
     /// The log is on disk, if at all, and nobody has it open.
@@ -176,6 +178,7 @@ final class Replica: @unchecked Sendable {
     func assign(_ newAssignment: PartitionAssignment, settings: ReplicaSettings) {
         eventLoop.preconditionInEventLoop()
         guard !isClosed else { return }
+        defer { wake() }
         let countsDurableNow =
             settings.flushPolicy == .commit && self.settings.flushPolicy != .commit
         if settings.flushPolicy == .interval, self.settings.flushPolicy != .interval {
@@ -311,6 +314,21 @@ final class Replica: @unchecked Sendable {
 
     // MARK: Time
 
+    /// Sees to it that the replica ticks if something here may become due; call it after whatever brings
+    /// that about.
+    func wake() {
+        guard !isAwake, !isClosed, waitsForTime else { return }
+        isAwake = true
+        shard.tick(self)
+    }
+
+    private var waitsForTime: Bool {
+        if earliestWriteDeadline < .distantFuture || !startMoves.deletions.isEmpty { return true }
+        if leader?.nextDeadline != nil { return true }
+        guard settings.flushPolicy == .interval, offlineReason == nil, let log else { return false }
+        return log.durableOffset < log.logEndOffset
+    }
+
     func tick(now: MonotonicTime) {
         // The ISR may have shrunk.
         confirmDeletions()
@@ -349,6 +367,7 @@ final class Replica: @unchecked Sendable {
                 environment.proposals.send(proposal, of: self)
             }
         }
+        wake()
     }
 
     /// What the controller, or the way to it, made of a proposal.

@@ -247,12 +247,13 @@ extension ReplicaManager {
                 continuation.resume()
             }
         }
+        var logs: [(opened: OpenedLog, highWatermark: Offset)] = []
         for shard in shards {
-            let logs = await withCheckedContinuation { continuation in
+            logs += await withCheckedContinuation { continuation in
                 shard.eventLoop.execute { continuation.resume(returning: shard.closeAll()) }
             }
-            await close(logs)
         }
+        await close(logs)
         // Their logs are closed, or deleted, before the directories are.
         await openings.ended()
         await moves.ended()
@@ -269,14 +270,10 @@ extension ReplicaManager {
     private func close(_ all: [(opened: OpenedLog, highWatermark: Offset)]) async {
         // With a failed directory nothing is left in order.
         let logs = all.filter { !$0.opened.disk.hasFailed }
+        await flush(logs.map(\.opened))
+        // Only now may high watermarks be noted in full: all below them is durable.
         await withCheckedContinuation { continuation in
             pool.submit { [self] _ in
-                for (opened, _) in logs {
-                    attempt("flush a log", opened.log.folder) { () throws(LogError) in
-                        try opened.log.flush()
-                    }
-                }
-                // Only now may high watermarks be noted in full: all below them is durable.
                 for disk in disks.disks where !disk.hasFailed {
                     var checkpoints: [String: LogCheckpoint] = [:]
                     for (opened, highWatermark) in logs where opened.disk === disk {
@@ -287,12 +284,52 @@ extension ReplicaManager {
                         try disk.directory.checkpoint(checkpoints)
                     }
                 }
-                for (opened, _) in logs {
-                    attempt("close a log in order", opened.log.folder) { () throws(LogError) in
-                        try opened.disk.directory.closeLog(opened.log)
+                continuation.resume()
+            }
+        }
+        await onPool(each: logs.map(\.opened)) { [self] opened in
+            attempt("close a log in order", opened.log.folder) { () throws(LogError) in
+                try opened.disk.directory.closeLog(opened.log)
+            }
+        }
+    }
+
+    /// Makes all the logs durable, together where that is cheaper.
+    private func flush(_ logs: [OpenedLog]) async {
+        await withTaskGroup(of: Void.self) { group in
+            for opened in logs {
+                let ticket = opened.log.prepareFlush()
+                guard !ticket.isEmpty else { continue }
+                group.addTask { [self] in
+                    let result = await withCheckedContinuation { continuation in
+                        opened.disk.flusher.submit(ticket) { continuation.resume(returning: $0) }
+                    }
+                    attempt("flush a log", opened.log.folder) { () throws(LogError) in
+                        try result.get()
+                        opened.log.completeFlush(ticket)
                     }
                 }
-                continuation.resume()
+            }
+        }
+    }
+
+    /// Calls `body` for each of the logs, on all storage threads, and returns when that is done.
+    private func onPool(
+        each logs: [OpenedLog], _ body: @escaping @Sendable (OpenedLog) -> Void
+    ) async {
+        let count = max(1, options.storageThreads)
+        await withTaskGroup(of: Void.self) { group in
+            for part in 0..<count {
+                group.addTask { [pool] in
+                    await withCheckedContinuation { continuation in
+                        pool.submit { _ in
+                            for index in stride(from: part, to: logs.count, by: count) {
+                                body(logs[index])
+                            }
+                            continuation.resume()
+                        }
+                    }
+                }
             }
         }
     }

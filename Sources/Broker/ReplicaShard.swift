@@ -23,6 +23,8 @@ final class ReplicaShard: @unchecked Sendable {
     /// How many reads from disks there are for each follower.
     private var followerReads: [NodeID: Int] = [:]
     private var timer: RepeatedTask?
+    /// The replicas that wait for something to become due: of thousands, the few where something happens.
+    private var awake: [Replica] = []
     // A lock, because flusher threads report here: many results cross over in one hop.
     private let flushed = Mutex<[FlushResult]>([])
 
@@ -41,15 +43,29 @@ final class ReplicaShard: @unchecked Sendable {
         timer = eventLoop.scheduleRepeatedTask(
             initialDelay: Self.tickInterval, delay: Self.tickInterval
         ) { [unowned self] _ in
+            guard !awake.isEmpty else { return }
             let now = self.now
-            for replica in replicas.values { replica.tick(now: now) }
+            let replicas = awake
+            awake = []
+            for replica in replicas {
+                replica.isAwake = false
+                replica.tick(now: now)
+                replica.wake()
+            }
         }
+    }
+
+    /// Lets `replica` tick until nothing there can become due; see `Replica.wake`.
+    func tick(_ replica: Replica) {
+        eventLoop.preconditionInEventLoop()
+        awake.append(replica)
     }
 
     private func stop() {
         eventLoop.preconditionInEventLoop()
         timer?.cancel()
         timer = nil
+        awake = []
         replicas = [:]
     }
 
