@@ -242,6 +242,8 @@ extension ReplicaManager.Options {
         retentionCheckInterval = configuration.logRetentionCheckInterval
         fileDeleteDelay = configuration.logSegmentDeleteDelay
         producerExpiration = configuration.producerIDExpiration
+        storageThreads = configuration.recoveryThreads * max(1, configuration.logDirectories.count)
+        maxOpenFiles = configuration.logMaxOpenFiles
         maxMessageBytes = configuration.messageMaxBytes
     }
 }

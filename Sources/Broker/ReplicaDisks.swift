@@ -348,6 +348,14 @@ final class ReplicaDisks: Sendable {
         }
     }
 
+    /// How many bytes of logs have to be checked before all can be used, about.
+    func bytesToCheck() -> Int {
+        let folders = placement.withLock { $0.disk }
+        return folders.reduce(0) { sum, entry in
+            sum + disks[entry.value].directory.bytesToCheck(entry.key.name)
+        }
+    }
+
     /// Removes the files of deleted logs.
     func removeLeftovers() {
         for disk in disks {

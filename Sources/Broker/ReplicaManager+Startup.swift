@@ -38,18 +38,20 @@ extension ReplicaManager {
             disks.deleteStrays { id in
                 image.partition(id)?.replicas.contains(options.nodeID) == true
             }
+            let bytes = disks.bytesToCheck()
             openings.end()
-            controlLoop.execute { self.straysAreDeleted(by: image) }
+            controlLoop.execute { self.straysAreDeleted(by: image, bytesToCheck: bytes) }
         }
     }
 
-    private func straysAreDeleted(by image: MetadataImage) {
+    private func straysAreDeleted(by image: MetadataImage, bytesToCheck: Int) {
         guard !isStopping, case .deletingStrays(let newest) = startup else { return }
         let broker = options.nodeID
         guard newest.partitions(on: broker) == image.partitions(on: broker) else {
             return start(with: newest)
         }
         startup = .done
+        recoveryProgress.begin(logs: newest.partitions(on: broker).count, bytes: bytesToCheck)
         // What is in none of the directories is taken to be in one that can't be used.
         if !disks.unusable.isEmpty { assignedBefore = Set(newest.partitions(on: broker)) }
         onPool { [disks] in disks.removeLeftovers() }

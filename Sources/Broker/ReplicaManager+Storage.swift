@@ -22,6 +22,7 @@ extension ReplicaManager {
         let epoch = brokerEpoch
         onPool { [self, disks, config] in
             let result: Result<(Opening, Offset), LogError>
+            var checkedBytes = 0
             do throws(LogError) {
                 // What is not open yet when the broker stops need not be opened to be closed.
                 guard !openings.isStopping else { throw .closed }
@@ -29,6 +30,7 @@ extension ReplicaManager {
                     folder, topicID: replica.id.topic, brokerEpoch: epoch, config: config,
                     mayCreate: mayCreate)
                 note(report, of: folder)
+                checkedBytes = report?.checkedBytes ?? 0
                 var opening = Opening.sound(OpenedLog(log: log, disk: disk))
                 if case .damaged(let offset, let error)? = report?.outcome {
                     logger.error(
@@ -44,6 +46,7 @@ extension ReplicaManager {
             } catch {
                 result = .failure(error)
             }
+            recoveryProgress.opened(checkedBytes: checkedBytes)
             replica.eventLoop.execute { self.opened(replica, result) }
         }
     }

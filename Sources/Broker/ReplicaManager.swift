@@ -68,6 +68,9 @@ final class ReplicaManager: @unchecked Sendable {
         var wallClock: @Sendable () -> Int64 = ReplicaEnvironment.systemWallClock
         /// Threads that open, close and delete logs (`num.recovery.threads.per.data.dir`).
         var storageThreads = 2
+        /// The most segment files that are open (`log.max.open.files`); `nil` for half of what the system
+        /// allows.
+        var maxOpenFiles: Int?
     }
 
     let options: Options
@@ -105,6 +108,7 @@ final class ReplicaManager: @unchecked Sendable {
     var isStopping = false
     let openings = ReplicaOpenings()
     let moves = ReplicaMoves()
+    let recoveryProgress: RecoveryProgress
 
     private final class IndexBox: Sendable {
         let value = Mutex(Index())
@@ -135,9 +139,14 @@ final class ReplicaManager: @unchecked Sendable {
         self.index = index
         settings = BrokerSettings(options)
         brokerEpochBox = brokerEpoch
+        let allowed = FileHandles.raiseSystemLimit()
+        let maxOpenFiles = min(options.maxOpenFiles ?? .max, max(64, allowed / 2))
         disks = try ReplicaDisks(
             paths: options.logDirectories, unusable: options.unusableDirectories,
-            required: options.requiredDirectory, fileSystem: fileSystem, logger: logger)
+            required: options.requiredDirectory,
+            fileSystem: LimitedFileSystem(fileSystem, handles: FileHandles(limit: maxOpenFiles)),
+            logger: logger)
+        recoveryProgress = RecoveryProgress(logger: logger)
         pool = NIOThreadPool(numberOfThreads: max(1, options.storageThreads))
         shards = eventLoops.map {
             ReplicaShard(eventLoop: $0, maxReplicaLag: options.maxReplicaLag)

@@ -193,6 +193,13 @@ extension NodeConfiguration {
 
     private static let processKeys: [ConfigurationKey] = [
         .integer(
+            "num.recovery.threads.per.data.dir", \.recoveryThreads, 1...1024,
+            "The threads for each log directory that open, check and close logs."),
+        .integer(
+            "log.max.open.files", \.logMaxOpenFiles, 16...1 << 30,
+            default: "half of the files that the system lets the process open",
+            "The most files of logs that are open at a time; those not used lately are closed."),
+        .integer(
             "num.network.threads", \.networkThreads, 1...1024, default: "the number of cores",
             "The event loops that carry connections and partitions."),
         .integer(

@@ -104,6 +104,10 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var logSegmentDeleteDelay: Duration = .milliseconds(60_000)
     // `producer.id.expiration.ms`
     package var producerIDExpiration: Duration = .milliseconds(86_400_000)
+    // `num.recovery.threads.per.data.dir`
+    package var recoveryThreads = 2
+    // `log.max.open.files`
+    package var logMaxOpenFiles: Int?
 
     // `log.level`
     package var logLevel = LogLevel.info

@@ -63,6 +63,8 @@ package enum FileMode: Sendable {
 
 /// One open file; closed when the last reference to it goes.
 package protocol File: AnyObject, Sendable {
+    /// What tells it from another file of its name; `nil` where that can't be told.
+    var identity: FileIdentity? { get }
     func size() throws(FileError) -> Int
     /// Reads until `buffer` is full or the file ends; returns the bytes read.
     func read(into buffer: UnsafeMutableRawBufferPointer, at position: Int) throws(FileError) -> Int
@@ -95,6 +97,8 @@ extension FileSystem {
 }
 
 extension File {
+    package var identity: FileIdentity? { nil }
+
     /// No room is set aside.
     package func reserve(_ range: Range<Int>) {}
 
@@ -132,6 +136,8 @@ package struct FileError: Error, Hashable, Sendable {
 
     /// The code when nothing has that name.
     static let notFound = ENOENT
+    /// Whether the process, or the system, has as many files open as it may: that passes.
+    package var isOutOfDescriptors: Bool { code == EMFILE || code == ENFILE }
 
     /// Whether it may succeed once there is space again.
     package var isOutOfSpace: Bool { code == ENOSPC || code == EDQUOT }

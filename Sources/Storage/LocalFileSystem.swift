@@ -172,6 +172,17 @@ private final class LocalFile: File {
         close(descriptor)
     }
 
+    var identity: FileIdentity? {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { return nil }
+        // FS_IOC_GETVERSION; where that is unknown, the number has to do.
+        var generation: Int = 0
+        if ioctl(descriptor, 0x8008_7601, &generation) != 0 { generation = 0 }
+        return FileIdentity(
+            device: UInt64(status.st_dev), number: UInt64(status.st_ino),
+            generation: UInt64(truncatingIfNeeded: generation))
+    }
+
     func size() throws(FileError) -> Int {
         var status = stat()
         try call("look at", path) { fstat(descriptor, &status) }

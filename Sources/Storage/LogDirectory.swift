@@ -263,6 +263,21 @@ package final class LogDirectory: LogCheckpointStore {
         }
     }
 
+    /// How many bytes have to be read and checked before the log in `folder` can be used, about.
+    package func bytesToCheck(_ folder: String) -> Int {
+        let (isTrusted, checkpoint) = state.withLock { state in
+            (wasCleanShutdown && !state.unsettled.contains(folder), state.checkpoints[folder])
+        }
+        let directory = "\(path)/\(folder)"
+        guard !isTrusted, let names = try? fileSystem.contents(of: directory) else { return 0 }
+        let segments = names.filter { $0.hasSuffix(".log") }.compactMap { SegmentName($0) }
+        let known = max(checkpoint.recoveryPoint, checkpoint.logStartOffset ?? 0)
+        let first = segments.lastIndex { $0.baseOffset <= known } ?? 0
+        return segments.dropFirst(first).reduce(0) { sum, segment in
+            sum + (((try? fileSystem.size(of: "\(directory)/\(segment.log)")) ?? nil) ?? 0)
+        }
+    }
+
     /// Closes a log in order: all of it is durable afterwards, and the next start can trust it.
     package func closeLog(_ log: Log) throws(LogError) {
         let isDamaged = log.refusal != nil

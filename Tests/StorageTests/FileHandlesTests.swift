@@ -1,0 +1,109 @@
+import Essentials
+import Glibc
+import NIOCore
+import Storage
+import Synchronization
+import Testing
+
+/// The descriptors of this process that are open for files below `path`.
+private func openFiles(below path: String) throws -> Int {
+    try LocalFileSystem().contents(of: "/proc/self/fd").count { name in
+        var target = [CChar](repeating: 0, count: 4_096)
+        let count = readlink("/proc/self/fd/\(name)", &target, target.count)
+        guard count > 0 else { return false }
+        let bytes = target[..<count].map { UInt8(bitPattern: $0) }
+        return String(decoding: bytes, as: UTF8.self).hasPrefix(path)
+    }
+}
+
+@Suite("The number of open files") struct FileHandlesTests {
+    @Test("Stays bounded while 1,000 logs are appended to, flushed and read") func isBounded()
+        throws
+    {
+        let directory = try TemporaryDirectory()
+        let handles = FileHandles(limit: 64)
+        let logs = try LogDirectory.open(
+            directory.path, fileSystem: LimitedFileSystem(.local, handles: handles))
+        var config = LogConfig()
+        config.tailBytes = 0
+        let all = try (0..<1_000).map { partition in
+            let log = try logs.createLog(
+                PartitionFolder(topic: "t", partition: Int32(partition)), topicID: .random(),
+                config: config)
+            // New files are syncing for room on another thread.
+            while handles.count > 128 { usleep(100) }
+            return log
+        }
+        for round in 0..<3 {
+            for (number, log) in all.enumerated() {
+                try log.append(2, epoch: 1)
+                // Some at once and some later, as far as it is asked for at all.
+                if (number + round) % 2 == 0 { try log.flush() }
+                while handles.count > 128 { usleep(100) }
+                if number % 100 == 0 { #expect(try openFiles(below: directory.path) < 160) }
+            }
+        }
+        for log in all {
+            #expect(try log.isWhole())
+            #expect(log.logEndOffset == 6)
+            try logs.closeLog(log)
+        }
+        #expect(handles.count <= 64)
+        #expect(try logs.close(clean: true))
+        let again = try LogDirectory.open(directory.path)
+        for log in all { #expect(try again.openLog(log.folder).0.isWhole()) }
+    }
+
+    @Test("A file that another has taken the place of is not mixed up with it") func replaced()
+        throws
+    {
+        let directory = try TemporaryDirectory()
+        let handles = FileHandles(limit: 1)
+        let system = LimitedFileSystem(.local, handles: handles)
+        try directory.write([1], to: "a.log")
+        try directory.write([2], to: "b.log")
+        let first = try system.open("\(directory.path)/a.log", .readWrite)
+        let read: (any File) throws -> UInt8 = { file in
+            var bytes: [UInt8] = [0]
+            let count = try bytes.withUnsafeMutableBytes { try file.read(into: $0, at: 0) }
+            #expect(count == 1)
+            return bytes[0]
+        }
+        #expect(try read(first) == 1)
+        let second = try system.open("\(directory.path)/b.log", .readWrite)
+        for _ in 0..<3 {
+            #expect(try read(second) == 2)
+            #expect(try read(first) == 1)
+        }
+        #expect(try read(second) == 2)
+        #expect(try read(second) == 2)
+        // Closed or not, it is never the other one's bytes.
+        try directory.remove("a.log")
+        try directory.write([3], to: "a.log")
+        #expect((try? read(first)) != 3)
+    }
+
+    @Test("Having no descriptor left for a moment does no harm") func noDescriptors() throws {
+        let directory = try TemporaryDirectory()
+        let disk = FaultyFileSystem()
+        let handles = FileHandles(limit: 8)
+        let logs = try LogDirectory.open(
+            directory.path, fileSystem: LimitedFileSystem(disk, handles: handles))
+        let failures = Mutex(0)
+        disk.fail { call in
+            guard ["open", "create", "sync directory"].contains(call.operation) else { return nil }
+            return failures.withLock { count in
+                count += 1
+                return count % 3 == 0 ? nil : EMFILE
+            }
+        }
+        for partition in 0..<20 {
+            let log = try logs.createLog(
+                PartitionFolder(topic: "t", partition: Int32(partition)), topicID: .random())
+            try log.append(3, epoch: 1)
+            try log.flush()
+            #expect(try log.isWhole())
+        }
+        #expect(logs.health.failure == nil)
+    }
+}
