@@ -244,6 +244,7 @@ extension ReplicaManager.Options {
         producerExpiration = configuration.producerIDExpiration
         storageThreads = configuration.recoveryThreads * max(1, configuration.logDirectories.count)
         maxOpenFiles = configuration.logMaxOpenFiles
+        cleaner = LogCleaner.Options(configuration)
         maxMessageBytes = configuration.messageMaxBytes
     }
 }

@@ -40,6 +40,12 @@ extension Replica {
         // The answer to an earlier epoch's question.
         guard let log, let current = follower, current.leaderEpoch == delivery.asked.leaderEpoch
         else { return .ignored }
+        var delivery = delivery
+        if case .batches(let bytes) = delivery.content {
+            // The leader's log may have been compacted across the end of this one.
+            delivery.content = .batches(
+                RecordBatches.trimmingPlaceholder(bytes, to: log.logEndOffset))
+        }
         guard let content = content(of: delivery) else { return .failed }
         let answer = PartitionFollower.Answer(
             leaderEpoch: delivery.leaderEpoch, fetchOffset: delivery.fetchOffset,

@@ -259,7 +259,7 @@ extension Replica {
     }
 
     /// Renames the files now and removes them a little later, when whoever reads them has finished.
-    private func remove(_ retired: RetiredSegments) {
+    func remove(_ retired: RetiredSegments) {
         let environment = environment
         let delay = TimeAmount.nanoseconds(settings.fileDeleteDelay.nanoseconds)
         let name = name

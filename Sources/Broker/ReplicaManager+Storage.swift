@@ -244,6 +244,7 @@ extension ReplicaManager {
         openings.stop()
         moves.stop()
         environment.fetchers.close()
+        await cleaner.stop()
         await withCheckedContinuation { continuation in
             controlLoop.execute { [self] in
                 environment.reports.close()

@@ -66,6 +66,8 @@ final class ReplicaManager: @unchecked Sendable {
         var producerExpiration = Duration.seconds(86_400)
         /// Milliseconds since 1970.
         var wallClock: @Sendable () -> Int64 = ReplicaEnvironment.systemWallClock
+        /// Compaction (`log.cleaner...`).
+        var cleaner = LogCleaner.Options()
         /// Threads that open, close and delete logs (`num.recovery.threads.per.data.dir`).
         var storageThreads = 2
         /// The most segment files that are open (`log.max.open.files`); `nil` for half of what the system
@@ -79,6 +81,7 @@ final class ReplicaManager: @unchecked Sendable {
     let disks: ReplicaDisks
     let pool: NIOThreadPool
     let environment: ReplicaEnvironment
+    let cleaner: LogCleaner
     let logger: Logger
     private let brokerEpochBox: BrokerEpochBox
     private let service: ReplicaFetchService
@@ -151,6 +154,9 @@ final class ReplicaManager: @unchecked Sendable {
         shards = eventLoops.map {
             ReplicaShard(eventLoop: $0, maxReplicaLag: options.maxReplicaLag)
         }
+        cleaner = LogCleaner(
+            options: options.cleaner, shards: shards, controlLoop: controlLoop,
+            wallClock: options.wallClock, logger: logger)
         let currentEpoch: @Sendable () -> BrokerEpoch = { brokerEpoch.value.withLock { $0 } }
         environment = ReplicaEnvironment(
             nodeID: options.nodeID,
@@ -176,6 +182,7 @@ final class ReplicaManager: @unchecked Sendable {
         for shard in shards { shard.eventLoop.execute { shard.start() } }
         startCheckpoints()
         startRetention()
+        cleaner.start()
     }
 
     // MARK: Any thread
@@ -412,7 +419,9 @@ extension ReplicaSettings {
                 ? RetentionPolicy(
                     maxAge: image.retention(topic: topic, default: defaults.retention),
                     minBytes: image.retentionBytes(
-                        topic: topic, default: defaults.retentionBytes)) : nil)
+                        topic: topic, default: defaults.retentionBytes)) : nil,
+            compaction: image.compacts(topic: topic, default: defaults.cleanupPolicy)
+                ? CompactionPolicy(image, topic) : nil)
     }
 
     /// What `compression.type` stands for; "producer" is none of the codecs.

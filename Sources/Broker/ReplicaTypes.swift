@@ -121,6 +121,8 @@ struct ReplicaSettings: Equatable, Sendable {
     var timestamps: TimestampSettings
     /// What is removed when it is old or too much; `nil` if only compaction removes anything.
     var retention: RetentionPolicy?
+    /// How the log is compacted; `nil` if it isn't.
+    var compaction: CompactionPolicy?
 
     /// What clients' batches must be like, and how they are stored.
     ///
@@ -128,7 +130,7 @@ struct ReplicaSettings: Equatable, Sendable {
     func appendRules(at wallClock: Int64) -> AppendRules {
         AppendRules(
             maxBatchBytes: maxMessageBytes, compression: compression,
-            timestamps: timestamps.rule(at: wallClock))
+            timestamps: timestamps.rule(at: wallClock), needsKeys: compaction != nil)
     }
 
     func apply(to config: inout LogConfig) {

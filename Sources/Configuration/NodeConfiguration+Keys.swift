@@ -3,7 +3,8 @@ import Essentials
 extension NodeConfiguration {
     /// Every key a node knows, in the order in which `millrace config` prints them.
     package static let keys: [ConfigurationKey] =
-        identityKeys + quorumKeys + replicationKeys + topicKeys + logKeys + processKeys
+        identityKeys + quorumKeys + replicationKeys + topicKeys + logKeys + cleanerKeys
+        + processKeys
 
     private static let identityKeys: [ConfigurationKey] = [
         .text(

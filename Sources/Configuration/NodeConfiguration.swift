@@ -108,6 +108,16 @@ package struct NodeConfiguration: Hashable, Sendable {
     package var recoveryThreads = 2
     // `log.max.open.files`
     package var logMaxOpenFiles: Int?
+    // `log.cleaner.enable`
+    package var logCleanerEnabled = true
+    // `log.cleaner.threads`
+    package var logCleanerThreads = 1
+    // `log.cleaner.backoff.ms`
+    package var logCleanerBackoff: Duration = .milliseconds(15_000)
+    // `log.cleaner.dedupe.buffer.size`
+    package var logCleanerDedupeBufferSize = 128 << 20
+    // `log.cleaner.io.max.bytes.per.second`
+    package var logCleanerMaxBytesPerSecond: Int64?
 
     // `log.level`
     package var logLevel = LogLevel.info

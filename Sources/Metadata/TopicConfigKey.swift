@@ -10,6 +10,7 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
     case flushMs = "flush.ms"
     case flushPolicy = "flush.policy"
     case indexIntervalBytes = "index.interval.bytes"
+    case maxCompactionLagMs = "max.compaction.lag.ms"
     case maxMessageBytes = "max.message.bytes"
     case messageTimestampAfterMaxMs = "message.timestamp.after.max.ms"
     case messageTimestampBeforeMaxMs = "message.timestamp.before.max.ms"
@@ -77,6 +78,10 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
                 nodeKey: "log.index.interval.bytes",
                 "How many bytes of records go between two entries of an index; segments that are "
                     + "there keep theirs.")
+        case .maxCompactionLagMs:
+            topic(
+                .integer(1...Int64.max, unit: milliseconds), default: "9223372036854775807",
+                "A record that has waited for longer is compacted whatever the ratio says.")
         case .maxMessageBytes:
             topic(
                 .integer(0...Int64(Int32.max), unit: "bytes"), default: "1048588",

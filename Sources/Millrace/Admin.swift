@@ -179,7 +179,9 @@ extension Admin {
                         move: replica.isFuture
                             ? ReplicaLogMove(
                                 copiedBytes: replica.size, totalBytes: replica.logSize,
-                                error: replica.error.isEmpty ? nil : replica.error) : nil)
+                                error: replica.error.isEmpty ? nil : replica.error) : nil,
+                        compaction: replica.hasCompaction
+                            ? LogCompactionDescription(replica.compaction) : nil)
                 }
             }
         }
@@ -219,6 +221,16 @@ extension Admin {
 }
 
 // MARK: From the wire
+
+extension LogCompactionDescription {
+    init(_ compaction: WireCompactionDescription) {
+        self.init(
+            firstDirtyOffset: compaction.firstDirtyOffset,
+            dirtyBytes: compaction.hasDirtyBytes ? compaction.dirtyBytes : nil,
+            dirtyRatio: compaction.hasDirtyRatio ? compaction.dirtyRatio : nil,
+            progress: compaction.hasProgress ? compaction.progress : nil)
+    }
+}
 
 extension TopicDescription {
     init(_ topic: WireTopicMetadata) {

@@ -33,6 +33,8 @@ public struct ReplicaLogDescription: Sendable, Hashable {
     public var segments: Int
     /// The copy that a move to this directory makes; `nil` for the replica itself.
     public var move: ReplicaLogMove?
+    /// How far it is compacted; `nil` for a topic that isn't.
+    public var compaction: LogCompactionDescription?
 }
 
 /// How far a replica's move to another log directory has come.
@@ -42,6 +44,18 @@ public struct ReplicaLogMove: Sendable, Hashable {
     public var totalBytes: Int64
     /// Why it was given up; `nil` while it goes on.
     public var error: String?
+}
+
+/// How far a replica's log is compacted.
+public struct LogCompactionDescription: Sendable, Hashable {
+    /// Everything below is compacted.
+    public var firstDirtyOffset: Int64
+    /// The bytes that could be compacted; `nil` before the broker has looked for the first time.
+    public var dirtyBytes: Int64?
+    /// The share of them in what is compacted or could be.
+    public var dirtyRatio: Double?
+    /// How far the compaction is that is under way, from 0 to 1; `nil` without one.
+    public var progress: Double?
 }
 
 /// A topic to be created.

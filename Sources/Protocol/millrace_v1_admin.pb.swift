@@ -618,27 +618,40 @@ package nonisolated struct WireDescribeLogDirsRequest: Sendable {
   package init() {}
 }
 
-package nonisolated struct WireDescribeLogDirsResponse: Sendable {
+package nonisolated struct WireDescribeLogDirsResponse: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   package var brokerID: Int32 {
-    get {_brokerID ?? 0}
-    set {_brokerID = newValue}
+    get {_storage._brokerID ?? 0}
+    set {_uniqueStorage()._brokerID = newValue}
   }
   /// Returns true if `brokerID` has been explicitly set.
-  package var hasBrokerID: Bool {self._brokerID != nil}
+  package var hasBrokerID: Bool {_storage._brokerID != nil}
   /// Clears the value of `brokerID`. Subsequent reads from it will return its default value.
-  package mutating func clearBrokerID() {self._brokerID = nil}
+  package mutating func clearBrokerID() {_uniqueStorage()._brokerID = nil}
 
-  package var logDirs: [WireLogDirDescription] = []
+  package var logDirs: [WireLogDirDescription] {
+    get {_storage._logDirs}
+    set {_uniqueStorage()._logDirs = newValue}
+  }
+
+  /// What the broker does, and has done, to compact its logs.
+  package var cleaner: WireCleanerDescription {
+    get {_storage._cleaner ?? WireCleanerDescription()}
+    set {_uniqueStorage()._cleaner = newValue}
+  }
+  /// Returns true if `cleaner` has been explicitly set.
+  package var hasCleaner: Bool {_storage._cleaner != nil}
+  /// Clears the value of `cleaner`. Subsequent reads from it will return its default value.
+  package mutating func clearCleaner() {_uniqueStorage()._cleaner = nil}
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
-  fileprivate var _brokerID: Int32? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 package nonisolated struct WireLogDirDescription: Sendable {
@@ -720,6 +733,16 @@ package nonisolated struct WireReplicaLogDescription: Sendable {
   /// Of a copy: why it was given up; empty while it is made.
   package var error: String = String()
 
+  /// Absent for a topic that is not compacted.
+  package var compaction: WireCompactionDescription {
+    get {_compaction ?? WireCompactionDescription()}
+    set {_compaction = newValue}
+  }
+  /// Returns true if `compaction` has been explicitly set.
+  package var hasCompaction: Bool {self._compaction != nil}
+  /// Clears the value of `compaction`. Subsequent reads from it will return its default value.
+  package mutating func clearCompaction() {self._compaction = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -729,6 +752,7 @@ package nonisolated struct WireReplicaLogDescription: Sendable {
   fileprivate var _logEndOffset: Int64? = nil
   fileprivate var _segments: Int32? = nil
   fileprivate var _logSize: Int64? = nil
+  fileprivate var _compaction: WireCompactionDescription? = nil
 }
 
 package nonisolated struct WireAlterReplicaLogDirsRequest: Sendable {
@@ -794,6 +818,259 @@ package nonisolated struct WireAlterReplicaLogDirsResponse: Sendable {
   }
 
   package init() {}
+}
+
+package nonisolated struct WireCompactionDescription: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Everything below is compacted.
+  package var firstDirtyOffset: Int64 {
+    get {_firstDirtyOffset ?? 0}
+    set {_firstDirtyOffset = newValue}
+  }
+  /// Returns true if `firstDirtyOffset` has been explicitly set.
+  package var hasFirstDirtyOffset: Bool {self._firstDirtyOffset != nil}
+  /// Clears the value of `firstDirtyOffset`. Subsequent reads from it will return its default value.
+  package mutating func clearFirstDirtyOffset() {self._firstDirtyOffset = nil}
+
+  /// As of when it was last looked for something to compact; absent before.
+  package var cleanBytes: Int64 {
+    get {_cleanBytes ?? 0}
+    set {_cleanBytes = newValue}
+  }
+  /// Returns true if `cleanBytes` has been explicitly set.
+  package var hasCleanBytes: Bool {self._cleanBytes != nil}
+  /// Clears the value of `cleanBytes`. Subsequent reads from it will return its default value.
+  package mutating func clearCleanBytes() {self._cleanBytes = nil}
+
+  /// What could be compacted; more may be too young, or not yet committed.
+  package var dirtyBytes: Int64 {
+    get {_dirtyBytes ?? 0}
+    set {_dirtyBytes = newValue}
+  }
+  /// Returns true if `dirtyBytes` has been explicitly set.
+  package var hasDirtyBytes: Bool {self._dirtyBytes != nil}
+  /// Clears the value of `dirtyBytes`. Subsequent reads from it will return its default value.
+  package mutating func clearDirtyBytes() {self._dirtyBytes = nil}
+
+  /// The share of dirty bytes: above min.cleanable.dirty.ratio it is compacted.
+  package var dirtyRatio: Double {
+    get {_dirtyRatio ?? 0}
+    set {_dirtyRatio = newValue}
+  }
+  /// Returns true if `dirtyRatio` has been explicitly set.
+  package var hasDirtyRatio: Bool {self._dirtyRatio != nil}
+  /// Clears the value of `dirtyRatio`. Subsequent reads from it will return its default value.
+  package mutating func clearDirtyRatio() {self._dirtyRatio = nil}
+
+  /// How far the compaction is that is under way, from 0 to 1; absent without one.
+  package var progress: Double {
+    get {_progress ?? 0}
+    set {_progress = newValue}
+  }
+  /// Returns true if `progress` has been explicitly set.
+  package var hasProgress: Bool {self._progress != nil}
+  /// Clears the value of `progress`. Subsequent reads from it will return its default value.
+  package mutating func clearProgress() {self._progress = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _firstDirtyOffset: Int64? = nil
+  fileprivate var _cleanBytes: Int64? = nil
+  fileprivate var _dirtyBytes: Int64? = nil
+  fileprivate var _dirtyRatio: Double? = nil
+  fileprivate var _progress: Double? = nil
+}
+
+package nonisolated struct WireCleanerDescription: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var enabled: Bool = false
+
+  /// Compactions since the broker started, the bytes that they found and those that they left.
+  package var runs: Int64 {
+    get {_runs ?? 0}
+    set {_runs = newValue}
+  }
+  /// Returns true if `runs` has been explicitly set.
+  package var hasRuns: Bool {self._runs != nil}
+  /// Clears the value of `runs`. Subsequent reads from it will return its default value.
+  package mutating func clearRuns() {self._runs = nil}
+
+  package var failedRuns: Int64 {
+    get {_failedRuns ?? 0}
+    set {_failedRuns = newValue}
+  }
+  /// Returns true if `failedRuns` has been explicitly set.
+  package var hasFailedRuns: Bool {self._failedRuns != nil}
+  /// Clears the value of `failedRuns`. Subsequent reads from it will return its default value.
+  package mutating func clearFailedRuns() {self._failedRuns = nil}
+
+  package var bytesBefore: Int64 {
+    get {_bytesBefore ?? 0}
+    set {_bytesBefore = newValue}
+  }
+  /// Returns true if `bytesBefore` has been explicitly set.
+  package var hasBytesBefore: Bool {self._bytesBefore != nil}
+  /// Clears the value of `bytesBefore`. Subsequent reads from it will return its default value.
+  package mutating func clearBytesBefore() {self._bytesBefore = nil}
+
+  package var bytesAfter: Int64 {
+    get {_bytesAfter ?? 0}
+    set {_bytesAfter = newValue}
+  }
+  /// Returns true if `bytesAfter` has been explicitly set.
+  package var hasBytesAfter: Bool {self._bytesAfter != nil}
+  /// Clears the value of `bytesAfter`. Subsequent reads from it will return its default value.
+  package mutating func clearBytesAfter() {self._bytesAfter = nil}
+
+  package var tombstonesRemoved: Int64 {
+    get {_tombstonesRemoved ?? 0}
+    set {_tombstonesRemoved = newValue}
+  }
+  /// Returns true if `tombstonesRemoved` has been explicitly set.
+  package var hasTombstonesRemoved: Bool {self._tombstonesRemoved != nil}
+  /// Clears the value of `tombstonesRemoved`. Subsequent reads from it will return its default value.
+  package mutating func clearTombstonesRemoved() {self._tombstonesRemoved = nil}
+
+  /// The last one that ended well; absent before the first.
+  package var lastRun: WireCleanerRun {
+    get {_lastRun ?? WireCleanerRun()}
+    set {_lastRun = newValue}
+  }
+  /// Returns true if `lastRun` has been explicitly set.
+  package var hasLastRun: Bool {self._lastRun != nil}
+  /// Clears the value of `lastRun`. Subsequent reads from it will return its default value.
+  package mutating func clearLastRun() {self._lastRun = nil}
+
+  /// The logs that are being compacted now.
+  package var running: [WireCleanerProgress] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _runs: Int64? = nil
+  fileprivate var _failedRuns: Int64? = nil
+  fileprivate var _bytesBefore: Int64? = nil
+  fileprivate var _bytesAfter: Int64? = nil
+  fileprivate var _tombstonesRemoved: Int64? = nil
+  fileprivate var _lastRun: WireCleanerRun? = nil
+}
+
+package nonisolated struct WireCleanerRun: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var topic: String = String()
+
+  package var partition: Int32 {
+    get {_partition ?? 0}
+    set {_partition = newValue}
+  }
+  /// Returns true if `partition` has been explicitly set.
+  package var hasPartition: Bool {self._partition != nil}
+  /// Clears the value of `partition`. Subsequent reads from it will return its default value.
+  package mutating func clearPartition() {self._partition = nil}
+
+  package var bytesBefore: Int64 {
+    get {_bytesBefore ?? 0}
+    set {_bytesBefore = newValue}
+  }
+  /// Returns true if `bytesBefore` has been explicitly set.
+  package var hasBytesBefore: Bool {self._bytesBefore != nil}
+  /// Clears the value of `bytesBefore`. Subsequent reads from it will return its default value.
+  package mutating func clearBytesBefore() {self._bytesBefore = nil}
+
+  package var bytesAfter: Int64 {
+    get {_bytesAfter ?? 0}
+    set {_bytesAfter = newValue}
+  }
+  /// Returns true if `bytesAfter` has been explicitly set.
+  package var hasBytesAfter: Bool {self._bytesAfter != nil}
+  /// Clears the value of `bytesAfter`. Subsequent reads from it will return its default value.
+  package mutating func clearBytesAfter() {self._bytesAfter = nil}
+
+  package var seconds: Double {
+    get {_seconds ?? 0}
+    set {_seconds = newValue}
+  }
+  /// Returns true if `seconds` has been explicitly set.
+  package var hasSeconds: Bool {self._seconds != nil}
+  /// Clears the value of `seconds`. Subsequent reads from it will return its default value.
+  package mutating func clearSeconds() {self._seconds = nil}
+
+  package var recordsKept: Int64 {
+    get {_recordsKept ?? 0}
+    set {_recordsKept = newValue}
+  }
+  /// Returns true if `recordsKept` has been explicitly set.
+  package var hasRecordsKept: Bool {self._recordsKept != nil}
+  /// Clears the value of `recordsKept`. Subsequent reads from it will return its default value.
+  package mutating func clearRecordsKept() {self._recordsKept = nil}
+
+  package var recordsRemoved: Int64 {
+    get {_recordsRemoved ?? 0}
+    set {_recordsRemoved = newValue}
+  }
+  /// Returns true if `recordsRemoved` has been explicitly set.
+  package var hasRecordsRemoved: Bool {self._recordsRemoved != nil}
+  /// Clears the value of `recordsRemoved`. Subsequent reads from it will return its default value.
+  package mutating func clearRecordsRemoved() {self._recordsRemoved = nil}
+
+  package var tombstonesRemoved: Int64 {
+    get {_tombstonesRemoved ?? 0}
+    set {_tombstonesRemoved = newValue}
+  }
+  /// Returns true if `tombstonesRemoved` has been explicitly set.
+  package var hasTombstonesRemoved: Bool {self._tombstonesRemoved != nil}
+  /// Clears the value of `tombstonesRemoved`. Subsequent reads from it will return its default value.
+  package mutating func clearTombstonesRemoved() {self._tombstonesRemoved = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _partition: Int32? = nil
+  fileprivate var _bytesBefore: Int64? = nil
+  fileprivate var _bytesAfter: Int64? = nil
+  fileprivate var _seconds: Double? = nil
+  fileprivate var _recordsKept: Int64? = nil
+  fileprivate var _recordsRemoved: Int64? = nil
+  fileprivate var _tombstonesRemoved: Int64? = nil
+}
+
+package nonisolated struct WireCleanerProgress: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var topic: String = String()
+
+  package var partition: Int32 {
+    get {_partition ?? 0}
+    set {_partition = newValue}
+  }
+  /// Returns true if `partition` has been explicitly set.
+  package var hasPartition: Bool {self._partition != nil}
+  /// Clears the value of `partition`. Subsequent reads from it will return its default value.
+  package mutating func clearPartition() {self._partition = nil}
+
+  /// From 0 to 1.
+  package var progress: Double = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _partition: Int32? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -1740,38 +2017,83 @@ nonisolated extension WireDescribeLogDirsRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension WireDescribeLogDirsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".DescribeLogDirsResponse"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}log_dirs\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}broker_id\0\u{3}log_dirs\0\u{2}\u{8}cleaner\0")
+
+  fileprivate class _StorageClass {
+    var _brokerID: Int32? = nil
+    var _logDirs: [WireLogDirDescription] = []
+    var _cleaner: WireCleanerDescription? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _brokerID = source._brokerID
+      _logDirs = source._logDirs
+      _cleaner = source._cleaner
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularInt32Field(value: &self._brokerID) }()
-      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.logDirs) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularInt32Field(value: &_storage._brokerID) }()
+        case 2: try { try decoder.decodeRepeatedMessageField(value: &_storage._logDirs) }()
+        case 10: try { try decoder.decodeSingularMessageField(value: &_storage._cleaner) }()
+        default: break
+        }
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._brokerID {
-      try visitor.visitSingularInt32Field(value: v, fieldNumber: 1)
-    } }()
-    if !self.logDirs.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.logDirs, fieldNumber: 2)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._brokerID {
+        try visitor.visitSingularInt32Field(value: v, fieldNumber: 1)
+      } }()
+      if !_storage._logDirs.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._logDirs, fieldNumber: 2)
+      }
+      try { if let v = _storage._cleaner {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+      } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireDescribeLogDirsResponse, rhs: WireDescribeLogDirsResponse) -> Bool {
-    if lhs._brokerID != rhs._brokerID {return false}
-    if lhs.logDirs != rhs.logDirs {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._brokerID != rhs_storage._brokerID {return false}
+        if _storage._logDirs != rhs_storage._logDirs {return false}
+        if _storage._cleaner != rhs_storage._cleaner {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1819,7 +2141,7 @@ nonisolated extension WireLogDirDescription: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ReplicaLogDescription"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}size\0\u{3}log_start_offset\0\u{3}log_end_offset\0\u{1}segments\0\u{3}is_future\0\u{3}log_size\0\u{1}error\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}size\0\u{3}log_start_offset\0\u{3}log_end_offset\0\u{1}segments\0\u{3}is_future\0\u{3}log_size\0\u{1}error\0\u{1}compaction\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1836,6 +2158,7 @@ nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftPro
       case 7: try { try decoder.decodeSingularBoolField(value: &self.isFuture) }()
       case 8: try { try decoder.decodeSingularInt64Field(value: &self._logSize) }()
       case 9: try { try decoder.decodeSingularStringField(value: &self.error) }()
+      case 10: try { try decoder.decodeSingularMessageField(value: &self._compaction) }()
       default: break
       }
     }
@@ -1873,6 +2196,9 @@ nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftPro
     if !self.error.isEmpty {
       try visitor.visitSingularStringField(value: self.error, fieldNumber: 9)
     }
+    try { if let v = self._compaction {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1886,6 +2212,7 @@ nonisolated extension WireReplicaLogDescription: SwiftProtobuf.Message, SwiftPro
     if lhs.isFuture != rhs.isFuture {return false}
     if lhs._logSize != rhs._logSize {return false}
     if lhs.error != rhs.error {return false}
+    if lhs._compaction != rhs._compaction {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2036,6 +2363,242 @@ nonisolated extension WireAlterReplicaLogDirsResponse.Result: SwiftProtobuf.Mess
     if lhs.partition != rhs.partition {return false}
     if lhs.error != rhs.error {return false}
     if lhs.errorMessage != rhs.errorMessage {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireCompactionDescription: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".CompactionDescription"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}first_dirty_offset\0\u{3}clean_bytes\0\u{3}dirty_bytes\0\u{3}dirty_ratio\0\u{1}progress\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self._firstDirtyOffset) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self._cleanBytes) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self._dirtyBytes) }()
+      case 4: try { try decoder.decodeSingularDoubleField(value: &self._dirtyRatio) }()
+      case 5: try { try decoder.decodeSingularDoubleField(value: &self._progress) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._firstDirtyOffset {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._cleanBytes {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._dirtyBytes {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 3)
+    } }()
+    try { if let v = self._dirtyRatio {
+      try visitor.visitSingularDoubleField(value: v, fieldNumber: 4)
+    } }()
+    try { if let v = self._progress {
+      try visitor.visitSingularDoubleField(value: v, fieldNumber: 5)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireCompactionDescription, rhs: WireCompactionDescription) -> Bool {
+    if lhs._firstDirtyOffset != rhs._firstDirtyOffset {return false}
+    if lhs._cleanBytes != rhs._cleanBytes {return false}
+    if lhs._dirtyBytes != rhs._dirtyBytes {return false}
+    if lhs._dirtyRatio != rhs._dirtyRatio {return false}
+    if lhs._progress != rhs._progress {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireCleanerDescription: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".CleanerDescription"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}enabled\0\u{1}runs\0\u{3}failed_runs\0\u{3}bytes_before\0\u{3}bytes_after\0\u{3}tombstones_removed\0\u{3}last_run\0\u{1}running\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBoolField(value: &self.enabled) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self._runs) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self._failedRuns) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self._bytesBefore) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self._bytesAfter) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self._tombstonesRemoved) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._lastRun) }()
+      case 8: try { try decoder.decodeRepeatedMessageField(value: &self.running) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if self.enabled != false {
+      try visitor.visitSingularBoolField(value: self.enabled, fieldNumber: 1)
+    }
+    try { if let v = self._runs {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._failedRuns {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 3)
+    } }()
+    try { if let v = self._bytesBefore {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 4)
+    } }()
+    try { if let v = self._bytesAfter {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 5)
+    } }()
+    try { if let v = self._tombstonesRemoved {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 6)
+    } }()
+    try { if let v = self._lastRun {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
+    if !self.running.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.running, fieldNumber: 8)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireCleanerDescription, rhs: WireCleanerDescription) -> Bool {
+    if lhs.enabled != rhs.enabled {return false}
+    if lhs._runs != rhs._runs {return false}
+    if lhs._failedRuns != rhs._failedRuns {return false}
+    if lhs._bytesBefore != rhs._bytesBefore {return false}
+    if lhs._bytesAfter != rhs._bytesAfter {return false}
+    if lhs._tombstonesRemoved != rhs._tombstonesRemoved {return false}
+    if lhs._lastRun != rhs._lastRun {return false}
+    if lhs.running != rhs.running {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireCleanerRun: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".CleanerRun"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{3}bytes_before\0\u{3}bytes_after\0\u{1}seconds\0\u{3}records_kept\0\u{3}records_removed\0\u{3}tombstones_removed\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.topic) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self._partition) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self._bytesBefore) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self._bytesAfter) }()
+      case 5: try { try decoder.decodeSingularDoubleField(value: &self._seconds) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self._recordsKept) }()
+      case 7: try { try decoder.decodeSingularInt64Field(value: &self._recordsRemoved) }()
+      case 8: try { try decoder.decodeSingularInt64Field(value: &self._tombstonesRemoved) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.topic.isEmpty {
+      try visitor.visitSingularStringField(value: self.topic, fieldNumber: 1)
+    }
+    try { if let v = self._partition {
+      try visitor.visitSingularInt32Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._bytesBefore {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 3)
+    } }()
+    try { if let v = self._bytesAfter {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 4)
+    } }()
+    try { if let v = self._seconds {
+      try visitor.visitSingularDoubleField(value: v, fieldNumber: 5)
+    } }()
+    try { if let v = self._recordsKept {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 6)
+    } }()
+    try { if let v = self._recordsRemoved {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 7)
+    } }()
+    try { if let v = self._tombstonesRemoved {
+      try visitor.visitSingularInt64Field(value: v, fieldNumber: 8)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireCleanerRun, rhs: WireCleanerRun) -> Bool {
+    if lhs.topic != rhs.topic {return false}
+    if lhs._partition != rhs._partition {return false}
+    if lhs._bytesBefore != rhs._bytesBefore {return false}
+    if lhs._bytesAfter != rhs._bytesAfter {return false}
+    if lhs._seconds != rhs._seconds {return false}
+    if lhs._recordsKept != rhs._recordsKept {return false}
+    if lhs._recordsRemoved != rhs._recordsRemoved {return false}
+    if lhs._tombstonesRemoved != rhs._tombstonesRemoved {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireCleanerProgress: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".CleanerProgress"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}topic\0\u{1}partition\0\u{1}progress\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.topic) }()
+      case 2: try { try decoder.decodeSingularInt32Field(value: &self._partition) }()
+      case 3: try { try decoder.decodeSingularDoubleField(value: &self.progress) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.topic.isEmpty {
+      try visitor.visitSingularStringField(value: self.topic, fieldNumber: 1)
+    }
+    try { if let v = self._partition {
+      try visitor.visitSingularInt32Field(value: v, fieldNumber: 2)
+    } }()
+    if self.progress.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.progress, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireCleanerProgress, rhs: WireCleanerProgress) -> Bool {
+    if lhs.topic != rhs.topic {return false}
+    if lhs._partition != rhs._partition {return false}
+    if lhs.progress != rhs.progress {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -22,15 +22,19 @@ package struct AppendRules: Sendable, Hashable {
     /// The codec to store batches in; `nil` leaves each as its producer chose.
     package var compression: Compression?
     package var timestamps: Timestamps
+    /// Whether every record has to have a key, as compaction demands.
+    package var needsKeys: Bool
 
     package init(
         maxBatchBytes: Int, maxDecompressedBytes: Int = Compression.maxDecompressedBytes,
-        compression: Compression? = nil, timestamps: Timestamps = .create(0...Int64.max)
+        compression: Compression? = nil, timestamps: Timestamps = .create(0...Int64.max),
+        needsKeys: Bool = false
     ) {
         self.maxBatchBytes = maxBatchBytes
         self.maxDecompressedBytes = maxDecompressedBytes
         self.compression = compression
         self.timestamps = timestamps
+        self.needsKeys = needsKeys
     }
 
     /// Checks every batch, and returns what to store: `buffer` itself unless the rules change it.
@@ -141,6 +145,11 @@ package struct AppendRules: Sendable, Hashable {
             let record = try RecordLayout(&cursor, index: index)
             guard record.offsetDelta == index else {
                 throw .invalidRecord(index: index, "its offset delta is not its place in the batch")
+            }
+            guard record.key != nil || !needsKeys else {
+                throw .invalidRecord(
+                    index: index,
+                    "it has no key, and the topic is compacted, which goes by keys")
             }
             let (timestamp, overflow) =
                 header.baseTimestamp.addingReportingOverflow(record.timestampDelta)

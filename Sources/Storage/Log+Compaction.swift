@@ -13,6 +13,8 @@ package import Essentials
 /// Replicas are compacted one by one, so that below the high watermark they may differ in what is left
 /// of a key's older records, and in nothing else.
 extension Log {
+    /// What there is to compact in the log, and with.
+    ///
     /// - Parameters:
     ///   - limit: everything below is committed, and in no transaction that is still open.
     ///   - committedEnd: everything below is committed.
@@ -79,12 +81,13 @@ extension Log {
         let segment = Segment(
             baseOffset: compacted.baseOffset, directory: directory, size: compacted.size,
             durableSize: compacted.size, index: compacted.index, fileSystem: fileSystem,
-            interval: config.indexIntervalBytes)
+            interval: compacted.index.interval)
         do throws(FileError) {
             guard try files.installSwap(compacted.name) else { return nil }
         } catch {
-            // Nobody can tell which of the two has the name now.
-            throw goOffline(.io(error))
+            // Otherwise nobody can tell which of the two has the name now.
+            guard error.isOutOfSpace else { throw goOffline(.io(error)) }
+            throw .io(error)
         }
         let retired = RetiredSegments(
             names: old.dropFirst().map(\.name), folder: files, health: health,
@@ -92,7 +95,10 @@ extension Log {
         recentlyRead.removeAll { read in old.contains { $0 === read } }
         segments.replaceSubrange(old.indices, with: CollectionOfOne(segment))
         noteRead(segment)
+        recent.forget(below: compacted.endOffset)
         files.retire(retired.names)
+        // Nothing is wrong with the log without it, and a start after a crash makes it anew.
+        try? producers.transactions.forget(markers: compacted.removedMarkers)
         return retired
     }
 
@@ -114,6 +120,7 @@ package struct CompactedSegment: Sendable {
     let endOffset: Offset
     let size: Int
     let index: SegmentIndex
+    let removedMarkers: Set<Offset>
     let generation: UInt64
     let directory: String
     let fileSystem: any FileSystem

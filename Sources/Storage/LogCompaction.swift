@@ -38,6 +38,10 @@ package struct CompactionSummary: Sendable, Hashable {
     package var endOffset: Offset = 0
 
     package init() {}
+
+    package var removedRecords: Int {
+        supersededRecords + removedTombstones + abortedRecords + keylessRecords
+    }
 }
 
 /// One compaction of one log, off its owner's thread.
@@ -63,6 +67,8 @@ package struct LogCompaction: ~Copyable {
     private var fates: TransactionFates?
     /// Producers of which transactional records were kept since their last marker.
     private var unmarked: Set<Int64> = []
+    /// Markers that are not in the segment that is being written any more.
+    private var removedMarkers: Set<Offset> = []
     /// The segment that is next.
     private var nextItem = 0
     private var progress: CompactionProgress
@@ -88,6 +94,8 @@ package struct LogCompaction: ~Copyable {
     ///
     /// - Throws: `LogError.corruptBatch`, `missingRecords` and `epochFell` when the log is damaged.
     package mutating func prepare() throws(LogError) -> Bool {
+        // What an earlier one had no room to end.
+        try survey.health.watch { () throws(FileError) in try survey.files.settleSwap() }
         let first = survey.firstDirty
         var isFirst = true
         for index in survey.items.indices {
@@ -153,13 +161,8 @@ package struct LogCompaction: ~Copyable {
             var reader = CompactionReader(survey.segment(item), survey.config)
             while let (header, batch) = try reader.next(&progress) {
                 guard header.nextOffset <= survey.committedEnd else { break }
-                do throws(RecordError) {
-                    fates.note(
-                        header,
-                        marker: header.isControl ? try TransactionFates.marker(in: batch) : nil)
-                } catch {
-                    throw reader.corrupt(error)
-                }
+                fates.note(
+                    header, marker: header.isControl ? TransactionMarker(ofBatch: batch) : nil)
             }
         }
         return fates
@@ -176,6 +179,7 @@ package struct LogCompaction: ~Copyable {
         while nextItem < survey.items.count, survey.items[nextItem].baseOffset < endOffset {
             let first = survey.items[nextItem]
             var writer = CompactionWriter(survey, base: first.baseOffset)
+            removedMarkers = []
             do throws(LogError) {
                 var sources: [CompactedSegment.Source] = []
                 var last = first
@@ -199,7 +203,8 @@ package struct LogCompaction: ~Copyable {
                 try writer.sync()
                 let segment = CompactedSegment(
                     sources: sources, endOffset: last.endOffset, size: writer.size,
-                    index: writer.index, generation: survey.generation,
+                    index: writer.index, removedMarkers: removedMarkers,
+                    generation: survey.generation,
                     directory: survey.directory, fileSystem: survey.fileSystem,
                     folder: survey.files, health: survey.health)
                 let isCommitted = try survey.health.watch { () throws(FileError) in
@@ -277,6 +282,7 @@ package struct LogCompaction: ~Copyable {
         if let horizon = header.deleteHorizon, horizon <= options.now {
             guard !producers.isLast(header, options) else { return .kept }
             summary.removedMarkers += 1
+            removedMarkers.insert(header.lastOffset)
             return .dropped
         }
         let filtered = try RecordBatches.filtering(

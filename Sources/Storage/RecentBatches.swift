@@ -46,6 +46,15 @@ struct RecentBatches {
         byteCount = 0
     }
 
+    /// Forgets what lies below `end`.
+    mutating func forget(below end: Offset) {
+        while first < pieces.count, pieces[first].nextOffset <= end {
+            byteCount -= pieces[first].bytes.readableBytes
+            pieces[first].bytes = ByteBuffer()
+            first += 1
+        }
+    }
+
     /// Forgets what lies at `end` or above.
     mutating func truncate(to end: Offset) {
         while pieces.count > first, let last = pieces.last, last.nextOffset > end {

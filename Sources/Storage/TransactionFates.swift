@@ -1,5 +1,4 @@
 import Essentials
-import NIOCore
 import Records
 
 /// How the transactions in a part of a log ended, by their markers.
@@ -7,12 +6,6 @@ import Records
 /// A transaction's records may not be told from others before its marker is seen, which can lie far
 /// behind them, so that this is found out before anything else.
 struct TransactionFates {
-    /// What a marker says (KIP-98).
-    enum Marker: Equatable {
-        case commit
-        case abort
-    }
-
     /// For each producer, the offsets from the first record of each aborted transaction to its marker.
     private var aborted: [Int64: [Range<Offset>]] = [:]
     /// Where the transactions begin that no marker was found for.
@@ -23,11 +16,11 @@ struct TransactionFates {
     var firstUndecided: Offset? { open.values.min() }
 
     /// Takes note of a batch; in the order of their offsets.
-    mutating func note(_ header: RecordBatchHeader, marker: Marker?) {
+    mutating func note(_ header: RecordBatchHeader, marker: TransactionMarker?) {
         guard header.producerID >= 0 else { return }
         if header.isControl {
             let start = open.removeValue(forKey: header.producerID)
-            guard marker == .abort, let start else { return }
+            guard marker?.outcome == .abort, let start else { return }
             aborted[header.producerID, default: []].append(start..<header.nextOffset)
             abortedCount += 1
         } else if header.isTransactional, open[header.producerID] == nil {
@@ -42,18 +35,5 @@ struct TransactionFates {
         else { return false }
         let after = ranges.partitioningIndex { $0.lowerBound > header.baseOffset }
         return after > 0 && ranges[after - 1].contains(header.baseOffset)
-    }
-
-    /// What a control batch says; `nil` if it ends no transaction.
-    static func marker(in batch: ByteBuffer) throws(RecordError) -> Marker? {
-        var reader = RecordReader(batch, includesControlBatches: true)
-        guard let record = try reader.next(), var key = record.key,
-            let (_, type) = key.readMultipleIntegers(as: (Int16, Int16).self)
-        else { return nil }
-        return switch type {
-        case 0: .abort
-        case 1: .commit
-        default: nil
-        }
     }
 }

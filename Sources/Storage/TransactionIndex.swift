@@ -47,6 +47,13 @@ package struct TransactionIndex: Sendable, Equatable {
         entries.append(entry)
     }
 
+    /// Forgets those whose markers are among `markers`; returns whether there were any.
+    mutating func remove(markers: Set<Offset>) -> Bool {
+        let count = entries.count
+        entries.removeAll { markers.contains($0.lastOffset) }
+        return entries.count < count
+    }
+
     /// Forgets those whose markers lie at `end` or above; returns whether there were any.
     mutating func truncate(to end: Offset) -> Bool {
         let kept = entries.partitioningIndex { $0.lastOffset >= end }

@@ -165,6 +165,27 @@ struct TransactionIndexes {
         }
     }
 
+    /// Forgets the transactions whose markers compaction has removed: a reader would wait for those in vain.
+    mutating func forget(markers: Set<Offset>) throws(LogError) {
+        guard let first = markers.min(), let last = markers.max() else { return }
+        for number in pieces.indices.reversed() {
+            guard pieces[number].summary.segment <= last else { continue }
+            var index = try load(number)
+            if index.remove(markers: markers) {
+                if index.entries.isEmpty {
+                    try remove(number)
+                } else {
+                    pieces[number].index = index
+                    pieces[number].summary = TransactionIndexSummary(
+                        index, of: pieces[number].summary.segment)
+                    write(number)
+                }
+            }
+            // All in the pieces before ended below this one's segment.
+            if pieces.indices.contains(number), pieces[number].summary.segment <= first { return }
+        }
+    }
+
     private mutating func remove(_ number: Int) throws(LogError) {
         let segment = pieces[number].summary.segment
         try io { () throws(FileError) in try fileSystem.remove(path(segment)) }

@@ -301,12 +301,15 @@ final class ReplicaCluster: Sendable {
 
     /// Writes one batch at `broker`, as soon as it takes any.
     func produce(
-        _ values: [String], to topic: String, partition: Int32 = 0, at broker: NodeID,
+        _ values: [String], keys: [String]? = nil, to topic: String, partition: Int32 = 0,
+        at broker: NodeID,
         acks: WireAcks = .all, timeout: Duration = .seconds(20), compression: Compression = .none
     ) async throws -> ProduceOutcome {
         var builder = RecordBatchBuilder()
-        for value in values {
-            builder.append(key: nil, value: ByteBuffer(string: value), timestamp: 1_700_000_000_000)
+        for (index, value) in values.enumerated() {
+            builder.append(
+                key: keys.map { ByteBuffer(string: $0[index]) }, value: ByteBuffer(string: value),
+                timestamp: 1_700_000_000_000)
         }
         return try await produce(
             builder.finish(compression: compression), to: topic, partition: partition, at: broker,

@@ -151,7 +151,7 @@ struct ReplicaRetentionTests {
             _ = try cluster.createTopic("t", replicas: [1])
             set("cleanup.policy", "compact", in: cluster)
             set("retention.ms", "1", in: cluster)
-            _ = try await cluster.produce(["x"], to: "t", at: 1)
+            _ = try await cluster.produce(["x"], keys: ["k"], to: "t", at: 1)
             #expect(await code { try await delete(before: 1, in: cluster) } == .policyViolation)
             for _ in 0..<5 {
                 // Each is after a check that began after the last.

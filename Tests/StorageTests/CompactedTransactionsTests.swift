@@ -76,6 +76,7 @@ struct CompactedTransactionsTests {
         _ = try #require(try log.compact(policy, now: 2_000))
         #expect(try markers() == [1, 3, 5])
         #expect(try log.batches().filter { $0.header.deleteHorizon == 62_000 }.count == 1)
+        #expect(try log.abortedTransactions(from: 0, below: 6).map(\.lastOffset) == [3])
         try again("x")
         _ = try #require(try log.compact(policy, now: 61_999))
         #expect(try markers() == [1, 3, 5])
@@ -83,6 +84,7 @@ struct CompactedTransactionsTests {
         _ = try #require(try log.compact(policy, now: 62_000 + day))
         // The first has no records any more, and its time begins; the aborted one's is over.
         #expect(try markers() == [1, 5])
+        #expect(try log.abortedTransactions(from: 0, below: 9) == [])
         try again("y")
         _ = try #require(try log.compact(policy, now: 62_000 + 2 * day))
         #expect(try markers() == [5])

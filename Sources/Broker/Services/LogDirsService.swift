@@ -75,12 +75,13 @@ struct LogDirsService: Sendable {
 
     private func describe(_ request: WireDescribeLogDirsRequest, for call: ServerCall) {
         let topics = Set(request.topics)
+        let status = replicas.cleaner.status
         let wanted = replicas.allReplicas.filter { topics.isEmpty || topics.contains($0.topic) }
         let logs = replicas.shards.map { shard in
             let own = wanted.filter { $0.shard === shard }
             return shard.eventLoop.submit {
                 own.compactMap { replica in
-                    replica.diskUse.map { ($0.path, $0.description) }
+                    replica.diskUse(status).map { ($0.path, $0.description) }
                 }
             }
         }
@@ -89,7 +90,7 @@ struct LogDirsService: Sendable {
             switch result {
             case .success(let shares):
                 bound.value.respond(
-                    response(shares.flatMap { $0 } + futures(of: topics)))
+                    response(shares.flatMap { $0 } + futures(of: topics), status))
             case .failure(let error):
                 bound.value.fail(RPCError(.unknownServerError, "\(error)"))
             }
@@ -114,10 +115,13 @@ struct LogDirsService: Sendable {
     }
 
     private func response(
-        _ logs: [(path: String, description: WireReplicaLogDescription)]
+        _ logs: [(path: String, description: WireReplicaLogDescription)], _ status: CleanerStatus
     ) -> WireDescribeLogDirsResponse {
         var response = WireDescribeLogDirsResponse()
         response.brokerID = local.rawValue
+        response.cleaner = WireCleanerDescription(
+            status, isEnabled: replicas.options.cleaner.isEnabled,
+            topic: { replicas.replica($0)?.topic ?? "" })
         for disk in replicas.disks.disks {
             var directory = WireLogDirDescription()
             directory.path = disk.directory.path
@@ -138,7 +142,9 @@ struct LogDirsService: Sendable {
 
 extension Replica {
     /// The log directory, and what the log takes there; `nil` while the log is not open.
-    fileprivate var diskUse: (path: String, description: WireReplicaLogDescription)? {
+    fileprivate func diskUse(
+        _ status: CleanerStatus
+    ) -> (path: String, description: WireReplicaLogDescription)? {
         guard let opened else { return nil }
         let log = opened.log
         var description = WireReplicaLogDescription()
@@ -148,6 +154,48 @@ extension Replica {
         description.logStartOffset = log.logStartOffset.rawValue
         description.logEndOffset = log.logEndOffset.rawValue
         description.segments = Int32(clamping: log.segmentCount)
+        if settings.compaction != nil {
+            var compaction = WireCompactionDescription()
+            compaction.firstDirtyOffset = log.firstDirtyOffset.rawValue
+            if let need = status.needs[id] {
+                compaction.cleanBytes = Int64(need.cleanBytes)
+                compaction.dirtyBytes = Int64(need.dirtyBytes)
+                compaction.dirtyRatio = need.dirtyRatio
+            }
+            if let progress = status.running[id] { compaction.progress = progress }
+            description.compaction = compaction
+        }
         return (opened.disk.directory.path, description)
+    }
+}
+
+extension WireCleanerDescription {
+    fileprivate init(
+        _ status: CleanerStatus, isEnabled: Bool, topic: (TopicPartition) -> String
+    ) {
+        self.init()
+        enabled = isEnabled
+        runs = Int64(status.runs)
+        failedRuns = Int64(status.failedRuns)
+        bytesBefore = status.bytesBefore
+        bytesAfter = status.bytesAfter
+        tombstonesRemoved = status.removedTombstones
+        if let last = status.last {
+            lastRun.topic = topic(last.partition)
+            lastRun.partition = last.partition.partition
+            lastRun.bytesBefore = Int64(last.summary.bytesBefore)
+            lastRun.bytesAfter = Int64(last.summary.bytesAfter)
+            lastRun.seconds = Double(last.took.nanoseconds) / 1e9
+            lastRun.recordsKept = Int64(last.summary.keptRecords)
+            lastRun.recordsRemoved = Int64(last.summary.removedRecords)
+            lastRun.tombstonesRemoved = Int64(last.summary.removedTombstones)
+        }
+        running = status.running.sorted { $0.key < $1.key }.map { id, fraction in
+            var progress = WireCleanerProgress()
+            progress.topic = topic(id)
+            progress.partition = id.partition
+            progress.progress = fraction
+            return progress
+        }
     }
 }

@@ -160,17 +160,18 @@ struct TopicDescribeCommand: AsyncParsableCommand {
         }
         let replicas = all.filter { $0.move == nil }
         let moves = all.filter { $0.move != nil }
-        var table = Table("PARTITION", "BROKER", "BYTES", "SEGMENTS", "START", "END", "DIRECTORY")
+        var table = Table(
+            "PARTITION", "BROKER", "BYTES", "SEGMENTS", "START", "END", "COMPACTED", "DIRECTORY")
         for replica in replicas {
             table.add(
                 "\(replica.partition)", "\(replica.broker)", "\(replica.size)",
                 "\(replica.segments)", "\(replica.logStartOffset)", "\(replica.logEndOffset)",
-                replica.directory)
+                text(of: replica.compaction), replica.directory)
         }
         for copy in moves {
             guard let move = copy.move else { continue }
             table.add(
-                "\(copy.partition)", "\(copy.broker)", "\(move.copiedBytes)", "-", "-", "-",
+                "\(copy.partition)", "\(copy.broker)", "\(move.copiedBytes)", "-", "-", "-", "-",
                 "\(copy.directory) (\(TopicMoveLogCommand.describe(move)))")
         }
         let json = replicas.map { replica in
@@ -180,6 +181,7 @@ struct TopicDescribeCommand: AsyncParsableCommand {
                 ("logStartOffset", JSONValue(replica.logStartOffset)),
                 ("logEndOffset", JSONValue(replica.logEndOffset)),
                 ("directory", .string(replica.directory)),
+                ("compaction", compactionJSON(replica.compaction)),
             ])
         }
         let total = replicas.reduce(0) { $0 + $1.size }
@@ -190,6 +192,33 @@ struct TopicDescribeCommand: AsyncParsableCommand {
                 ("moves", .array(moves.compactMap { TopicMoveLogCommand.json($0) })),
             ]),
             text: ["Topic \(name): \(total) bytes in \(replicas.count) replicas"] + table.lines)
+    }
+
+    private func text(of compaction: LogCompactionDescription?) -> String {
+        guard let compaction else { return "-" }
+        var text = "to \(compaction.firstDirtyOffset)"
+        if let bytes = compaction.dirtyBytes, let ratio = compaction.dirtyRatio {
+            text += ", \(bytes) dirty (\(percent(ratio)))"
+        }
+        if let progress = compaction.progress { text += ", \(percent(progress)) done" }
+        return text
+    }
+
+    private func percent(_ fraction: Double) -> String { "\(Int(fraction * 100)) %" }
+
+    private func compactionJSON(_ compaction: LogCompactionDescription?) -> JSONValue {
+        guard let compaction else { return .null }
+        return .object([
+            ("firstDirtyOffset", JSONValue(compaction.firstDirtyOffset)),
+            ("dirtyBytes", JSONValue(compaction.dirtyBytes)),
+            ("dirtyRatio", number(compaction.dirtyRatio)),
+            ("progress", number(compaction.progress)),
+        ])
+    }
+
+    private func number(_ value: Double?) -> JSONValue {
+        guard let value else { return .null }
+        return .number(value)
     }
 
     private func list(_ ids: [Int32]) -> String {
