@@ -95,6 +95,7 @@ extension Replica {
             }
         } catch {
             opened?.disk.writeFailed(error)
+            if case .offline = error { goOffline("\(error)") }
             throw RPCError(error.code, "nothing was written to \(name): \(error)")
         }
         let appendTime = admission.firstOffset == nil ? wallClock : admission.timestamp

@@ -32,6 +32,12 @@ extension Replica {
     func goOn(with opened: OpenedLog, assignedBefore before: PartitionAssignment?) {
         eventLoop.preconditionInEventLoop()
         let log = opened.log
+        let end = leader?.logEndOffset ?? follower?.logEndOffset
+        if let end, end != log.logEndOffset {
+            // Its disk did not give back what it took.
+            return tookDamage(
+                opened, at: min(end, log.logEndOffset), highWatermark: highWatermark)
+        }
         self.opened = opened
         pausedWith = nil
         applySettings(to: log)
@@ -40,8 +46,6 @@ extension Replica {
         guard let before, before.leaderEpoch == assignment.leaderEpoch,
             before.leader == assignment.leader
         else { return take(assignment) }
-        let end = leader?.logEndOffset ?? follower?.logEndOffset ?? log.logEndOffset
-        invariant(end == log.logEndOffset, "\(name) ended at \(end) and now at \(log.logEndOffset)")
         if leader != nil {
             log.assignEpoch(assignment.leaderEpoch, startOffset: log.logEndOffset)
             standingChanged()

@@ -107,9 +107,15 @@ final class Replica: @unchecked Sendable {
     func open(_ opened: OpenedLog, highWatermark: Offset) {
         eventLoop.preconditionInEventLoop()
         invariant(!isClosed, "\(name) was closed while it was being opened")
-        if let before = pausedWith { return goOn(with: opened, assignedBefore: before) }
+        if let before = pausedWith, !opened.disk.hasFailed {
+            return goOn(with: opened, assignedBefore: before)
+        }
         let log = opened.log
         self.opened = opened
+        if let failure = opened.disk.directory.health.failure {
+            // Whoever looked for the replicas on it did not see this one.
+            return goOffline("\(failure)")
+        }
         // They may have changed since it was being opened.
         applySettings(to: log)
         producerExpiry = ProducerExpiry(
@@ -123,6 +129,8 @@ final class Replica: @unchecked Sendable {
             environment.logger.info(
                 "replica online again", metadata: ["partition": "\(name)"])
             environment.reports.report(id, .online)
+        } else {
+            correctOfflineMark()
         }
         if let assignment { take(assignment) }
     }
@@ -158,6 +166,14 @@ final class Replica: @unchecked Sendable {
         repairIfPossible()
     }
 
+    /// A controller that has this replica down as offline although it is in use is told again.
+    private func correctOfflineMark() {
+        guard log != nil, assignment?.offlineReplicas.contains(environment.nodeID) == true else {
+            return
+        }
+        environment.reports.report(id, .online)
+    }
+
     /// Ends all service; the log is the caller's to close or delete.
     func close() -> OpenedLog? {
         eventLoop.preconditionInEventLoop()
@@ -190,6 +206,7 @@ final class Replica: @unchecked Sendable {
         assignment = newAssignment
         guard offlineReason == nil else { return offlineAndAssigned(newAssignment) }
         guard log != nil else { return }
+        correctOfflineMark()
         if let old, old.leaderEpoch == newAssignment.leaderEpoch, leader != nil {
             standingChanged()
             withLeader { $0.apply(newAssignment, now: shard.now) }

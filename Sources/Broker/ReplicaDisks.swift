@@ -34,6 +34,8 @@ final class ReplicaDisks: Sendable {
     /// Those that could not.
     let unusable: [LogDirectorySurvey.Unusable]
     private let required: String?
+    /// By disk, what moves that were cut short have left: those of this process have other names.
+    private let leftoverCopies: [[String]]
     private let logger: Logger
     // A lock, because logs are opened on several threads; held for look-ups only.
     private let placement: Mutex<Placement>
@@ -45,6 +47,8 @@ final class ReplicaDisks: Sendable {
         var counts: [Int]
         /// All the disks on which a partition has a folder, where it has more than one.
         var copies: [PartitionFolder: [Int]] = [:]
+        /// Those of which nobody can tell on which disk the right one is.
+        var undecided: Set<PartitionFolder> = []
     }
 
     /// Opens and locks every directory, but for those whose disks are broken.
@@ -61,10 +65,12 @@ final class ReplicaDisks: Sendable {
         var disks: [ReplicaDisk] = []
         var unusable = unusable
         var placement = Placement(counts: [])
+        var leftoverCopies: [[String]] = []
         var first: LogError?
         for path in paths {
             do throws(LogError) {
                 let (directory, folders) = try Self.open(path, fileSystem, logger)
+                leftoverCopies.append(try directory.futureFolders())
                 for folder in folders {
                     if let other = placement.disk[folder] {
                         placement.copies[folder, default: [other]].append(disks.count)
@@ -92,6 +98,7 @@ final class ReplicaDisks: Sendable {
         self.disks = disks
         self.unusable = unusable
         self.required = required
+        self.leftoverCopies = leftoverCopies
         self.logger = logger
         self.placement = Mutex(placement)
     }
@@ -152,6 +159,11 @@ final class ReplicaDisks: Sendable {
         _ folder: PartitionFolder, topicID: TopicID, brokerEpoch: BrokerEpoch = .none,
         config: LogConfig, mayCreate: Bool = true
     ) throws(LogError) -> (log: Log, disk: ReplicaDisk, report: RecoveryReport?) {
+        guard !placement.withLock({ $0.undecided.contains(folder) }) else {
+            throw .offline(
+                "it is in several log directories, and which copy counts can't be read; remove all"
+                    + " but one")
+        }
         if let disk = existing(folder) {
             try disk.directory.health.check()
             switch try disk.directory.topicID(of: folder.name) {
@@ -261,20 +273,28 @@ final class ReplicaDisks: Sendable {
     /// Deletes the logs that are assigned here no more.
     ///
     /// Before any log is opened, lest a topic of the same name is given the folder meanwhile.
-    func deleteStrays(isAssigned: (TopicPartition) -> Bool) {
+    /// - Parameter isLedElsewhere: whether the partition's records can be fetched from another broker.
+    func deleteStrays(
+        isAssigned: (TopicPartition) -> Bool,
+        isLedElsewhere: (TopicPartition) -> Bool = { _ in true }
+    ) {
         let copies = placement.withLock { placement in
             defer { placement.copies = [:] }
             return placement.copies
         }
         for (folder, indices) in copies {
-            let isWanted = { (topic: TopicID) in
-                isAssigned(TopicPartition(topic: topic, partition: folder.partition))
-            }
-            choose(of: indices, folder, isWanted: isWanted)
+            choose(
+                of: indices, folder,
+                isWanted: { isAssigned(TopicPartition(topic: $0, partition: folder.partition)) },
+                isLedElsewhere: {
+                    isLedElsewhere(TopicPartition(topic: $0, partition: folder.partition))
+                })
         }
         for disk in disks {
             let folders = placement.withLock { placement in
-                placement.disk.keys.filter { disks[placement.disk[$0] ?? 0] === disk }.sorted()
+                placement.disk.keys.filter {
+                    disks[placement.disk[$0] ?? 0] === disk && !placement.undecided.contains($0)
+                }.sorted()
             }
             for folder in folders {
                 do throws(LogError) {
@@ -299,26 +319,54 @@ final class ReplicaDisks: Sendable {
     /// Decides which of several copies of a log counts, and deletes the others.
     ///
     /// There are several when a directory was out of use, and the log was made anew elsewhere meanwhile;
-    /// or when a crash cut a move short between its two renames.
-    private func choose(of indices: [Int], _ folder: PartitionFolder, isWanted: (TopicID) -> Bool) {
-        var found: [(index: Int, order: LogCopyOrder, isWanted: Bool)] = []
+    /// or when a crash cut a move short between its two renames. In the first case what was made anew may
+    /// be all but empty, and the older copy the only one with the records: while nobody else leads, it is
+    /// kept, and used if there is nothing in the newer.
+    private func choose(
+        of indices: [Int], _ folder: PartitionFolder, isWanted: (TopicID) -> Bool,
+        isLedElsewhere: (TopicID) -> Bool
+    ) {
+        var found: [CopyFound] = []
+        var isUndecided = false
         for index in indices {
             let directory = disks[index].directory
             do throws(LogError) {
                 if let topic = try directory.topicID(of: folder.name),
                     let order = try directory.copyOrder(of: folder.name)
                 {
-                    found.append((index, order, isWanted(topic)))
+                    found.append(
+                        CopyFound(
+                            index: index, order: order, isWanted: isWanted(topic),
+                            isLedElsewhere: isLedElsewhere(topic),
+                            hasRecords: directory.hasRecords(folder.name),
+                            isKnownToHaveHadRecords: directory.checkpoint(of: folder.name)
+                                .highWatermark > 0))
                     continue
                 }
+                // Without records a power failure has left it before it could hold anything.
+                isUndecided = isUndecided || directory.hasRecords(folder.name)
             } catch {
+                isUndecided = true
                 logger.error(
                     "cannot tell whose log this is",
                     metadata: ["path": "\(directory.path)/\(folder.name)", "error": "\(error)"])
             }
         }
+        guard !isUndecided else {
+            logger.error(
+                "a log is in several directories, and which copy counts can't be read: none is used",
+                metadata: ["folder": "\(folder)"])
+            return placement.withLock { _ = $0.undecided.insert(folder) }
+        }
         let wanted = found.filter(\.isWanted)
-        guard let winner = wanted.max(by: { $0.order < $1.order }) ?? found.first else { return }
+        let newest = wanted.max { $0.order < $1.order }
+        let fullest = wanted.filter(\.hasRecords).max { $0.order < $1.order }
+        let isNewestEmpty =
+            newest.map { !$0.isLedElsewhere && !$0.hasRecords && !$0.isKnownToHaveHadRecords }
+            ?? false
+        guard let winner = (isNewestEmpty ? fullest ?? newest : newest) ?? found.first else {
+            return
+        }
         placement.withLock { placement in
             if let old = placement.disk.updateValue(winner.index, forKey: folder) {
                 placement.counts[old] -= 1
@@ -330,6 +378,17 @@ final class ReplicaDisks: Sendable {
         for copy in found where copy.index != winner.index {
             guard !copy.isWanted || copy.order < winner.order else { continue }
             let directory = disks[copy.index].directory
+            if copy.isWanted, copy.hasRecords, !copy.isLedElsewhere,
+                copy.order.brokerEpoch < winner.order.brokerEpoch
+            {
+                logger.warning(
+                    "an older copy of a log is kept, since no other broker leads the partition",
+                    metadata: [
+                        "path": "\(directory.path)/\(folder.name)",
+                        "instead": "\(disks[winner.index].directory.path)",
+                    ])
+                continue
+            }
             logger.warning(
                 "deleting an older copy of a log",
                 metadata: [
@@ -356,11 +415,23 @@ final class ReplicaDisks: Sendable {
         }
     }
 
+    /// One of several logs of a partition.
+    private struct CopyFound {
+        /// Which disk it is on.
+        var index: Int
+        var order: LogCopyOrder
+        var isWanted: Bool
+        var isLedElsewhere: Bool
+        var hasRecords: Bool
+        /// Whether some were committed, and may have been deleted since.
+        var isKnownToHaveHadRecords: Bool
+    }
+
     /// Removes the files of deleted logs.
     func removeLeftovers() {
-        for disk in disks {
+        for (disk, copies) in zip(disks, leftoverCopies) {
             do throws(LogError) {
-                for copy in try disk.directory.futureFolders() {
+                for copy in copies {
                     try disk.directory.removeFuture(copy)
                 }
                 for leftover in try disk.directory.deletedFolders() {

@@ -37,6 +37,8 @@ extension ReplicaManager {
         onPool { [self, disks, options] in
             disks.deleteStrays { id in
                 image.partition(id)?.replicas.contains(options.nodeID) == true
+            } isLedElsewhere: { id in
+                image.partition(id)?.leader.map { $0 != options.nodeID } ?? false
             }
             let bytes = disks.bytesToCheck()
             openings.end()

@@ -375,7 +375,8 @@ extension PartitionAssignment {
     init(_ state: PartitionState) {
         self.init(
             replicas: state.replicas, isr: state.isr,
-            eligibleLeaderReplicas: state.eligibleLeaderReplicas, leader: state.leader,
+            eligibleLeaderReplicas: state.eligibleLeaderReplicas,
+            offlineReplicas: state.offlineReplicas, leader: state.leader,
             leaderEpoch: state.leaderEpoch, partitionEpoch: state.partitionEpoch)
     }
 }

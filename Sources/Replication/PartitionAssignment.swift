@@ -6,17 +6,21 @@ package struct PartitionAssignment: Equatable, Sendable {
     package var isr: [NodeID]
     /// Replicas outside the ISR that hold everything committed all the same (KIP-966).
     package var eligibleLeaderReplicas: [NodeID]
+    /// Replicas whose logs can't be used: none may be in the ISR.
+    package var offlineReplicas: [NodeID]
     package var leader: NodeID?
     package var leaderEpoch: LeaderEpoch
     package var partitionEpoch: PartitionEpoch
 
     package init(
         replicas: [NodeID], isr: [NodeID], eligibleLeaderReplicas: [NodeID] = [],
-        leader: NodeID?, leaderEpoch: LeaderEpoch, partitionEpoch: PartitionEpoch
+        offlineReplicas: [NodeID] = [], leader: NodeID?, leaderEpoch: LeaderEpoch,
+        partitionEpoch: PartitionEpoch
     ) {
         self.replicas = replicas
         self.isr = isr
         self.eligibleLeaderReplicas = eligibleLeaderReplicas
+        self.offlineReplicas = offlineReplicas
         self.leader = leader
         self.leaderEpoch = leaderEpoch
         self.partitionEpoch = partitionEpoch

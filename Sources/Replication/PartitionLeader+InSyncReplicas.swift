@@ -50,7 +50,9 @@ extension PartitionLeader {
 
     /// Keeps counting everyone in a proposal that may have been accepted.
     private mutating func retain(_ proposal: ISRProposal, now: MonotonicTime) {
-        for member in proposal.isr { unsettledMembers.insert(member.id) }
+        let members = Set(proposal.isr.map(\.id))
+        unsettledMembers.formUnion(members)
+        if !unsettledISRs.contains(members) { unsettledISRs.append(members) }
         inFlight = nil
         retryLater(now: now)
     }
@@ -67,6 +69,7 @@ extension PartitionLeader {
         assignment = newAssignment
         inFlight = nil
         unsettledMembers = []
+        unsettledISRs = []
         retryAt = now
         isRetryDue = false
         let replicas = Set(newAssignment.replicas)
@@ -78,6 +81,22 @@ extension PartitionLeader {
                 ?? FollowerProgress(isInSync: isInSync, logEnd: logEndOffset, now: now)
             if isInSync { progress.startLagTime(logEnd: logEndOffset, now: now) }
             followers[replica] = progress
+        }
+    }
+
+    /// Whoever is outside an ISR that others than this leader have decided, or is or was offline, has to be
+    /// heard from anew.
+    ///
+    /// The controller knows why: a replica whose log turned out to be damaged, say, is cut back, in the
+    /// same leader epoch and by the same process, and has no more what it once told of.
+    mutating func forgetOutsiders(of newAssignment: PartitionAssignment) {
+        let isr = Set(newAssignment.isr)
+        let isOurs =
+            unsettledISRs.contains(isr) || inFlight.map { Set($0.isr.map(\.id)) == isr } ?? false
+        let offline = Set(newAssignment.offlineReplicas + assignment.offlineReplicas)
+        for replica in newAssignment.replicas
+        where offline.contains(replica) || (!isOurs && !isr.contains(replica)) {
+            followers[replica] = nil
         }
     }
 
@@ -100,8 +119,9 @@ extension PartitionLeader {
         for replica in assignment.replicas.sorted() {
             let belongs =
                 replica == id
-                || (assignment.isr.contains(replica)
-                    ? !isLagging(replica, now: now) : mayJoin(replica, now: now))
+                || !assignment.offlineReplicas.contains(replica)
+                    && (assignment.isr.contains(replica)
+                        ? !isLagging(replica, now: now) : mayJoin(replica, now: now))
             guard belongs else { continue }
             // A member that has not fetched yet in this epoch is known by its registration.
             let epoch = followers[replica]?.brokerEpoch ?? brokers[replica]?.epoch ?? .none

@@ -61,6 +61,8 @@ package struct PartitionLeader: Sendable {
     var inFlight: ISRProposal?
     /// Members of proposals of unknown outcome that build on the current partition epoch.
     var unsettledMembers: Set<NodeID> = []
+    /// What those proposals asked for.
+    var unsettledISRs: [Set<NodeID>] = []
     var attempts: UInt64 = 0
     /// No proposal leaves before this.
     var retryAt = MonotonicTime.zero
@@ -207,10 +209,12 @@ package struct PartitionLeader: Sendable {
         // The answer to our own proposal can be ahead of the metadata log, and the other way round.
         guard newAssignment.partitionEpoch >= assignment.partitionEpoch else { return [] }
         if newAssignment.partitionEpoch > assignment.partitionEpoch {
+            forgetOutsiders(of: newAssignment)
             settle(on: newAssignment, now: now)
         } else {
-            // The answer did not say who is eligible outside the ISR; the log does.
+            // The answer did not say who is eligible outside the ISR, or offline; the log does.
             assignment.eligibleLeaderReplicas = newAssignment.eligibleLeaderReplicas
+            assignment.offlineReplicas = newAssignment.offlineReplicas
         }
         return consequences(now: now)
     }

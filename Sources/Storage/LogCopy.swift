@@ -109,6 +109,12 @@ package final class LogCopy {
     package func copy(
         _ plan: Plan, pace: (Int) throws(LogError) -> Void = { _ in }
     ) throws(LogError) {
+        try copy(plan, checksSealed: true, pace: pace)
+    }
+
+    private func copy(
+        _ plan: Plan, checksSealed: Bool, pace: (Int) throws(LogError) -> Void
+    ) throws(LogError) {
         if generation != plan.generation {
             copied = [:]
             generation = plan.generation
@@ -124,7 +130,8 @@ package final class LogCopy {
                 continue
             }
             do throws(LogError) {
-                try copy(part, from: start) { count throws(LogError) in
+                try copy(part, from: start, isChecked: checksSealed && !part.isActive) {
+                    count throws(LogError) in
                     done += count
                     progress.set(copied: done, total: total)
                     try pace(count)
@@ -155,7 +162,8 @@ package final class LogCopy {
     }
 
     private func copy(
-        _ part: Plan.Part, from start: Int, pace: (Int) throws(LogError) -> Void
+        _ part: Plan.Part, from start: Int, isChecked: Bool,
+        pace: (Int) throws(LogError) -> Void
     ) throws(LogError) {
         let name = part.name.log
         let old = try io { () throws(FileError) in
@@ -191,8 +199,28 @@ package final class LogCopy {
             old.dropCache()
             new.dropCache()
         }
+        if isChecked {
+            // From the disk, as far as that can be had: the old segment is to be deleted.
+            try check(new, part)
+            new.dropCache()
+        }
         copied[part.name] = Copied(
             identity: part.identity, size: part.size, isSealed: !part.isActive)
+    }
+
+    /// Reads a copied segment, and compares the checksums of its batches.
+    private func check(_ file: any File, _ part: Plan.Part) throws(LogError) {
+        var scanner = BatchScanner(
+            file, from: 0, to: part.size, checksCRC: true, window: Self.chunkBytes)
+        while true {
+            switch try io({ () throws(FileError) in try scanner.next() }) {
+            case .batch: continue
+            case .end: return
+            case .flaw(let error, let position):
+                throw .corruptBatch(
+                    segment: "\(futurePath)/\(part.name.log)", position: position, error)
+            }
+        }
     }
 
     /// Copies what lies beside the segments; what is lost of that can be made again from them.
@@ -218,6 +246,18 @@ package final class LogCopy {
 
     // MARK: The swap
 
+    /// What is on the target disk is looked at, not what it was told to hold: the old log is deleted next.
+    private func checkFiles(of plan: Plan) throws(LogError) {
+        for part in plan.parts {
+            let path = "\(futurePath)/\(part.name.log)"
+            let size = try io { () throws(FileError) in try fileSystem.size(of: path) }
+            guard size == part.size else {
+                throw .unexpectedFile(
+                    path, reason: "it has \(size ?? 0) bytes, and \(part.size) were copied")
+            }
+        }
+    }
+
     /// Copies the rest of a log that nobody uses, and puts the copy in its place.
     ///
     /// - Parameter highWatermark: what is known to be committed.
@@ -239,12 +279,14 @@ package final class LogCopy {
         }
         checkpoint.hasProducers = log.hasProducers
         try source.closeLog(log)
-        try copy(plan)
+        // Without reading it all again: somebody waits.
+        try copy(plan, checksSealed: false) { _ in }
         guard plan.parts.allSatisfy({ copied[$0.name]?.size == $0.size }) else {
             throw .unexpectedFile(sourcePath, reason: "its files changed while they were copied")
         }
         let sealed = Set(plan.parts.dropLast().map(\.name))
         try copySmallFiles { name in SegmentName(name).map { !sealed.contains($0) } ?? true }
+        try checkFiles(of: plan)
         metadata.moves += 1
         try target.health.watch { [metadata] () throws(FileError) in
             // Syncs the folder, too.
@@ -257,11 +299,19 @@ package final class LogCopy {
             // The copy may or may not have the name after the next start: it must not count then.
             metadata.moves += 1
             let (fileSystem, bytes) = (source.fileSystem, metadata.encoded)
-            try source.health.watch { () throws(FileError) in
-                try fileSystem.replaceFile(
-                    PartitionMetadata.fileName, in: sourcePath, with: bytes)
+            let failure = error
+            do throws(LogError) {
+                try source.health.watch { () throws(FileError) in
+                    try fileSystem.replaceFile(
+                        PartitionMetadata.fileName, in: sourcePath, with: bytes)
+                }
+            } catch {
+                // The copy would count after the next start, without what is written here until then.
+                source.health.fail(
+                    "a copy of \(folder) may be in force in \(target.path), and that it is not can't"
+                        + " be noted: \(error)")
             }
-            throw error
+            throw failure
         }
         do throws(LogError) {
             return try source.deleteLog(log)

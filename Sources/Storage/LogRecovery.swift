@@ -285,6 +285,13 @@ struct LogRecovery {
         if !isSynced { try io { () throws(FileError) in try fileSystem.syncDirectory(directory) } }
     }
 
+    /// Whether what ends the log at `end` is what a crash leaves of writes that nobody relied on.
+    ///
+    /// What was found damaged by a process that ran is none of that, wherever it is.
+    private func isTornTail(from end: Offset) -> Bool {
+        end >= checkpoint.floor && !hasDamageMarker
+    }
+
     private func isSuccessor(_ base: Offset, of expected: Offset) -> Bool {
         config.allowsOffsetGaps ? base >= expected : base == expected
     }
@@ -296,7 +303,7 @@ struct LogRecovery {
         logEndOffset = end
         let rest = segments[index...]
         segments.removeLast(rest.count)
-        guard end >= checkpoint.floor else {
+        guard isTornTail(from: end) else {
             setAside = rest.map(\.name)
             report.outcome = .damaged(at: end, reason)
             return
@@ -312,7 +319,7 @@ struct LogRecovery {
         let segment = segments[index]
         let rest = segments[(index + 1)...]
         segments.removeLast(rest.count)
-        guard end >= checkpoint.floor else {
+        guard isTornTail(from: end) else {
             setAside = rest.map(\.name)
             segment.limit(to: position)
             report.outcome = .damaged(at: end, reason)

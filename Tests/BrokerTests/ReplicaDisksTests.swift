@@ -2,6 +2,8 @@ import Essentials
 import Foundation
 import Glibc
 import Logging
+import NIOCore
+import Records
 import Storage
 import Synchronization
 import Testing
@@ -164,7 +166,90 @@ struct ReplicaDisksTests {
         }
     }
 
+    @Test(
+        "P1: while nobody else leads, an older copy with records is kept, and used if the newer is empty"
+    )
+    func emptyCopies() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let old = try several(["a"])
+        for partition in 0..<2 as Range<Int32> {
+            try write(to: folder(partition), on: old, epoch: 5)
+        }
+        old.close(clean: true, brokerEpoch: 5)
+        // The directory was left out.
+        let new = try several(["b"])
+        try write(to: folder(0), on: new, epoch: 6)
+        _ = try new.openLog(folder(1), topicID: topicID, brokerEpoch: 6, config: LogConfig())
+        new.close(clean: false, brokerEpoch: .none)
+        let disks = try several(["a", "b"])
+        disks.deleteStrays(isAssigned: { _ in true }, isLedElsewhere: { _ in false })
+        #expect(FileManager.default.fileExists(atPath: path + "/a/t-0"))
+        let used = try (0..<2 as Range<Int32>).map { partition in
+            let opened = try disks.openLog(
+                folder(partition), topicID: topicID, config: LogConfig())
+            #expect(opened.log.logEndOffset == 1)
+            return opened.disk.directory.path
+        }
+        #expect(used == [path + "/b", path + "/a"])
+        disks.close(clean: false, brokerEpoch: .none)
+    }
+
+    @Test("Of two copies of which one's order can't be read, none is used")
+    func unreadableOrder() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        for name in ["a", "b"] {
+            let disks = try several([name])
+            try write(to: folder(0), on: disks, epoch: name == "a" ? 5 : 6)
+            disks.close(clean: false, brokerEpoch: .none)
+        }
+        try Data("?".utf8).write(to: URL(fileURLWithPath: path + "/b/t-0/partition.metadata"))
+        let disks = try several(["a", "b"])
+        disks.deleteStrays { _ in true }
+        #expect(throws: LogError.self) {
+            _ = try disks.openLog(folder(0), topicID: topicID, config: LogConfig())
+        }
+        for name in ["a", "b"] {
+            #expect(FileManager.default.fileExists(atPath: path + "/\(name)/t-0"))
+        }
+        disks.close(clean: false, brokerEpoch: .none)
+    }
+
+    @Test("What a move that runs is copying is not taken for what an earlier one left")
+    func leftoversOfMoves() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let left = "\(path)/a/t-0.1.future"
+        try FileManager.default.createDirectory(
+            atPath: left, withIntermediateDirectories: true)
+        let disks = try several(["a", "b"])
+        try write(to: folder(0), on: disks, epoch: 5)
+        let (log, disk, _) = try disks.openLog(folder(0), topicID: topicID, config: LogConfig())
+        let target = try #require(disks.disks.first { $0 !== disk })
+        let copy = try LogCopy(of: folder(0), from: disk.directory, to: target.directory)
+        try copy.copy(try #require(log.copyPlan()))
+        disks.removeLeftovers()
+        #expect(!FileManager.default.fileExists(atPath: left))
+        _ = try copy.finish(log, highWatermark: 1)
+        #expect(try target.directory.openLog("t-0").0.logEndOffset == 1)
+        disks.close(clean: false, brokerEpoch: .none)
+    }
+
     private let topicID = TopicID.random()
+
+    /// Leaves the partition's log with a record.
+    private func write(
+        to folder: PartitionFolder, on disks: ReplicaDisks, epoch: BrokerEpoch
+    ) throws {
+        let (log, disk, _) = try disks.openLog(
+            folder, topicID: topicID, brokerEpoch: epoch, config: LogConfig())
+        log.assignEpoch(0, startOffset: 0)
+        var builder = RecordBatchBuilder()
+        builder.append(key: nil, value: ByteBuffer(string: "x"), timestamp: 1)
+        let batch = builder.finish()
+        let headers = try RecordBatches.validateForAppend(batch, maxBatchBytes: 1 << 20)
+        _ = try log.appendAsLeader(batch, headers: headers, leaderEpoch: 0)
+        try log.flush()
+        try disk.directory.closeLog(log)
+    }
 
     /// Leaves the partition's log with what a checkpoint notes of it.
     private func writeRecords(to folder: PartitionFolder, on disks: ReplicaDisks) throws {

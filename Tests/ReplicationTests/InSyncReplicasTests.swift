@@ -93,6 +93,39 @@ struct InSyncReplicasTests {
     }
 
     @Test(
+        "P11: a replica that the controller calls offline does not join, and is then heard from anew"
+    )
+    func anOfflineReplicaDoesNotJoin() {
+        let leader = LeaderHarness()
+        #expect(leader.write(to: 5) == [])
+        #expect(leader.fetch(by: 3, at: 5).effects == [])
+        #expect(leader.fetch(by: 2, at: 5).effects == [.advanceHighWatermark(to: 5)])
+        #expect(leader.metadata(isr: [1, 2], offline: [3]) == [])
+        // Nor when it still fetches.
+        #expect(leader.fetch(by: 3, at: 5).effects == [])
+        #expect(leader.wait(.seconds(1)) == [])
+        // It is cut back, and back in use: what it had is not what it has.
+        #expect(leader.metadata(isr: [1, 2]) == [])
+        #expect(leader.wait(.seconds(1)) == [])
+        #expect(leader.fetch(by: 3, at: 2).effects == [])
+        let joins = leader.proposal([1, 2, 3], partitionEpoch: 12)
+        #expect(leader.fetch(by: 3, at: 5).effects == [joins])
+    }
+
+    @Test("P11: who leaves the ISR by another's decision joins only with what it has afterwards")
+    func whoIsRemovedIsHeardFromAnew() {
+        let leader = LeaderHarness()
+        #expect(leader.write(to: 5) == [])
+        #expect(leader.fetch(by: 3, at: 5).effects == [])
+        #expect(leader.fetch(by: 2, at: 5).effects == [.advanceHighWatermark(to: 5)])
+        #expect(leader.metadata(isr: [1, 2]) == [])
+        #expect(leader.wait(.seconds(1)) == [])
+        #expect(leader.fetch(by: 3, at: 2).effects == [])
+        let joins = leader.proposal([1, 2, 3], partitionEpoch: 11)
+        #expect(leader.fetch(by: 3, at: 5).effects == [joins])
+    }
+
+    @Test(
         "L7, B2: a crashed follower's new incarnation joins with what it has, not with what it had")
     func aNewIncarnationIsMeasuredAnew() {
         let leader = LeaderHarness(isr: [1, 2])
@@ -194,8 +227,9 @@ struct InSyncReplicasTests {
         #expect(leader.fetch(by: 3, at: 0).effects == [leader.proposal([1, 2, 3])])
         #expect(leader.settled(1, .unknown) == [])
         #expect(leader.metadata(isr: [1, 2, 3]) == [])
+        #expect(leader.metadata(isr: [1, 2]) == [])
         #expect(
-            leader.metadata(isr: [1, 2]) == [
+            leader.fetch(by: 3, at: 0).effects == [
                 leader.proposal([1, 2, 3], attempt: 2, partitionEpoch: 12)
             ])
         #expect(leader.accepted(1, isr: [1, 2, 3], partitionEpoch: 11) == [])

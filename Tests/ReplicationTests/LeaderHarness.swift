@@ -77,10 +77,12 @@ final class LeaderHarness {
     }
 
     func metadata(
-        isr: [NodeID], elr: [NodeID] = [], partitionEpoch: PartitionEpoch? = nil
+        isr: [NodeID], elr: [NodeID] = [], offline: [NodeID] = [],
+        partitionEpoch: PartitionEpoch? = nil
     ) -> [PartitionLeader.Effect] {
         assignment.isr = isr
         assignment.eligibleLeaderReplicas = elr
+        assignment.offlineReplicas = offline
         assignment.partitionEpoch = partitionEpoch ?? leader.assignment.partitionEpoch.next
         return check(leader.apply(assignment, now: now))
     }

@@ -1,5 +1,7 @@
 import Essentials
+import Glibc
 import Storage
+import Synchronization
 import Testing
 
 @Suite("A log that moves to another directory")
@@ -94,6 +96,79 @@ struct LogCopyTests {
         #expect(moved.logStartOffset == 17 && moved.logEndOffset == 30)
         #expect(try moved.isWhole())
         #expect(moved.endOffset(for: 2).endOffset == 24)
+    }
+
+    @Test(
+        "A copy of which a file is gone, or is not what was written, does not take the log's place")
+    func whatIsThereIsLookedAt() throws {
+        for breaks in ["all", "one"] {
+            let disk = SimulatedDisk(seed: 7)
+            let (old, new) = (try open("/a", on: disk), try open("/b", on: disk))
+            let log = try makeLog(in: old)
+            let copy = try LogCopy(of: Self.folder, from: old, to: new)
+            try copy.copy(try #require(log.copyPlan()))
+            let future = try #require(try new.futureFolders().first)
+            if breaks == "all" {
+                try new.removeFuture(future)
+                try disk.makeDirectory("/b/\(future)")
+            } else {
+                let names = try disk.contents(of: "/b/\(future)")
+                let name = try #require(names.filter { $0.hasSuffix(".log") }.min())
+                try disk.open("/b/\(future)/\(name)", .readWrite).truncate(to: 1)
+            }
+            #expect(throws: LogError.self) { _ = try copy.finish(log, highWatermark: 30) }
+            copy.abandon()
+            #expect(try copies(in: [old, new]).map(\.path) == ["/a"])
+            let (again, _) = try old.openLog("t-0", config: smallSegments(400))
+            #expect(again.logEndOffset == 40)
+            #expect(try again.isWhole())
+        }
+    }
+
+    @Test("Damaged records are not moved")
+    func checksums() throws {
+        let temporary = try TemporaryDirectory()
+        let old = try open(temporary.path + "/a", on: .local)
+        let new = try open(temporary.path + "/b", on: .local)
+        let log = try makeLog(in: old)
+        let names = try LocalFileSystem().contents(of: temporary.path + "/a/t-0").sorted()
+        let name = names.filter { $0.hasSuffix(".log") }[1]
+        let file = try LocalFileSystem().open(temporary.path + "/a/t-0/" + name, .readWrite)
+        let flipped: [UInt8] = [0xaa]
+        try flipped.withUnsafeBytes { bytes in try file.write(bytes, at: 70) }
+        let copy = try LogCopy(of: Self.folder, from: old, to: new)
+        #expect(throws: LogError.self) { try copy.copy(try #require(log.copyPlan())) }
+        copy.abandon()
+        #expect(try new.futureFolders() == [])
+    }
+
+    @Test(
+        "If neither of two copies can be told to count less, the old one's directory is out of use")
+    func orderThatCannotBeNoted() throws {
+        let disk = SimulatedDisk(seed: 3)
+        let (old, new) = (try open("/a", on: disk), try open("/b", on: disk))
+        let log = try makeLog(in: old)
+        let copy = try LogCopy(of: Self.folder, from: old, to: new)
+        try copy.copy(try #require(log.copyPlan()))
+        // The copy has its name, and that is not synced; nor can anything be noted beside the old log.
+        let isRenamed = Mutex(false)
+        disk.fail(
+            DiskFault(
+                code: EIO, count: .max,
+                concerns: { operation, path in
+                    if operation == "rename", path.hasSuffix(".future") {
+                        isRenamed.withLock { $0 = true }
+                        return false
+                    }
+                    guard isRenamed.withLock({ $0 }) else { return false }
+                    return path.hasPrefix("/a/t-0/")
+                        || (operation == "sync directory" && path == "/b")
+                }))
+        #expect(throws: LogError.self) { _ = try copy.finish(log, highWatermark: 30) }
+        #expect(disk.faultCount >= 2)
+        #expect(old.health.failure != nil)
+        #expect(new.health.failure != nil)
+        disk.fail(nil)
     }
 
     @Test(

@@ -117,6 +117,30 @@ private func logFiles(_ directory: TemporaryDirectory) throws -> [String] {
     }
 }
 
+/// D6: what a running process found is no torn tail, though nothing was noted as durable up to there.
+@Test(arguments: [true, false])
+func knownDamageAboveWhatIsNotedIsNotCutOff(isGap: Bool) throws {
+    let directory = try TemporaryDirectory()
+    let (log, _) = try reopen(directory)
+    for _ in 0..<30 { try log.append(3, epoch: 1) }
+    try log.flush()
+    let files = try logFiles(directory)
+    let last = try #require(files.last)
+    let base = Offset(try #require(Int64(last.prefix(20))))
+    try log.markDamaged(at: base)
+    try log.close(clean: false)
+    if isGap { try directory.remove(files[2]) } else { try flip(directory, last, at: 100) }
+    let damaged = isGap ? Offset(try #require(Int64(files[2].prefix(20)))) : base
+    let before = try logFiles(directory).map { try directory.bytes($0) }
+    for _ in 0..<2 {
+        let (again, report) = try reopen(directory)
+        #expect(report.isDamaged)
+        #expect(again.logEndOffset == damaged)
+        try again.close(clean: false)
+        #expect(try logFiles(directory).map { try directory.bytes($0) } == before)
+    }
+}
+
 /// D6.
 @Test func aBitFlipInASealedSegmentIsFoundByReadingOrChecking() throws {
     let directory = try TemporaryDirectory()
