@@ -67,8 +67,7 @@ private func checkIndex(_ bytes: [UInt8]) {
     func look(_ offsets: [UInt8], _ times: [UInt8]) {
         guard
             let index = SegmentIndex(
-                offsets: offsets, times: times, baseOffset: base, segmentSize: size,
-                interval: 4_096)
+                offsets: offsets, times: times, baseOffset: base, segmentSize: size)
         else { return }
         // Whoever uses it must be able to.
         for entry in index.offsets.prefix(16) {
@@ -77,8 +76,7 @@ private func checkIndex(_ bytes: [UInt8]) {
         for entry in index.times.prefix(16) { _ = index.offset(before: entry.timestamp) }
         let (newOffsets, newTimes) = index.encoded(segmentSize: size)
         let again = SegmentIndex(
-            offsets: newOffsets, times: newTimes, baseOffset: base, segmentSize: size,
-            interval: 4_096)
+            offsets: newOffsets, times: newTimes, baseOffset: base, segmentSize: size)
         invariant(again?.offsets == index.offsets, "the index changes as it is written again")
     }
     look(parts[0], parts[1])
