@@ -193,6 +193,10 @@ private final class LimitedFile: File {
         /// Counts what has been changed, and how much of that is durable.
         var changes: UInt64 = 0
         var durable: UInt64 = 0
+        /// How many calls are under way that change it.
+        var writers = 0
+        /// All that there was in it has been made durable once.
+        var wasSynced = false
         /// What a sync met that nobody asked for; told to all who ask later.
         var failure: FileError?
     }
@@ -222,7 +226,9 @@ private final class LimitedFile: File {
     /// Returns whether the file is closed now; whoever uses it at this moment keeps it for so long.
     func closeIfDurable() -> Bool {
         state.withLockIfAvailable { state in
-            guard state.changes == state.durable, state.failure == nil else { return false }
+            guard state.changes == state.durable, state.writers == 0, state.failure == nil else {
+                return false
+            }
             state.file = nil
             return true
         } ?? false
@@ -230,21 +236,17 @@ private final class LimitedFile: File {
 
     func syncForRoom() {
         do throws(FileError) {
-            try syncData()
+            try sync(ifOpen: true) { file throws(FileError) in try file.syncData() }
         } catch {
             state.withLock { $0.failure = $0.failure ?? error }
         }
     }
 
-    private func open(
-        changing: Bool = false
-    ) throws(FileError) -> (file: any File, changes: UInt64) {
+    private func open() throws(FileError) -> (file: any File, changes: UInt64) {
         isInUse.store(true, ordering: .relaxed)
         var isNew = false
         let opened = try state.withLock { state throws(FileError) in
             if let failure = state.failure { throw failure }
-            // Before it is changed, lest it is closed meanwhile.
-            if changing { state.changes += 1 }
             if let file = state.file { return (file, state.changes) }
             let file = try system.withRoom { () throws(FileError) in
                 try system.base.open(path, .readWrite)
@@ -262,7 +264,24 @@ private final class LimitedFile: File {
     }
 
     private func noteDurable(_ changes: UInt64) {
-        state.withLock { $0.durable = max($0.durable, changes) }
+        state.withLock { state in
+            state.durable = max(state.durable, changes)
+            state.wasSynced = true
+        }
+    }
+
+    private func change(_ body: (any File) throws(FileError) -> Void) throws(FileError) {
+        // Before, lest the file is closed meanwhile.
+        state.withLock { $0.writers += 1 }
+        defer {
+            // Afterwards, since a sync that has begun before covers nothing of it; nor is it known what a
+            // call has changed that failed.
+            state.withLock { state in
+                state.writers -= 1
+                state.changes += 1
+            }
+        }
+        try body(open().file)
     }
 
     func size() throws(FileError) -> Int { try open().file.size() }
@@ -284,11 +303,11 @@ private final class LimitedFile: File {
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at position: Int) throws(FileError) {
-        try open(changing: true).file.write(bytes, at: position)
+        try change { file throws(FileError) in try file.write(bytes, at: position) }
     }
 
     func truncate(to size: Int) throws(FileError) {
-        try open(changing: true).file.truncate(to: size)
+        try change { file throws(FileError) in try file.truncate(to: size) }
     }
 
     func reserve(_ range: Range<Int>) {
@@ -303,13 +322,18 @@ private final class LimitedFile: File {
         try sync { file throws(FileError) in try file.sync() }
     }
 
-    private func sync(_ body: (any File) throws(FileError) -> Void) throws(FileError) {
-        let (file, changes) = try state.withLock { state throws(FileError) in
+    /// - Parameter ifOpen: only what was changed here counts, of which a closed file has none.
+    private func sync(
+        ifOpen: Bool = false, _ body: (any File) throws(FileError) -> Void
+    ) throws(FileError) {
+        let (open, changes, isKnown) = try state.withLock { state throws(FileError) in
             if let failure = state.failure { throw failure }
-            return (state.file, state.changes)
+            return (state.file, state.changes, state.wasSynced)
         }
-        // Closed only when all was durable.
-        guard let file else { return }
+        // It is closed only when all that was changed here is durable. But if nothing has synced it so
+        // far there may be what an earlier process has written.
+        if open == nil, isKnown || ifOpen { return }
+        let file = if let open { open } else { try self.open().file }
         try body(file)
         noteDurable(changes)
     }

@@ -13,17 +13,16 @@ package final class LocalVolume: Volume {
     private let descriptor: Int32
     private let path: String
     private let device: dev_t
-    private let needsFlush: Bool
 
     /// - Returns: `nil` unless the kernel and the file system are known to report errors.
     package init?(of directory: String) throws(FileError) {
-        guard Self.kernelReportsErrors else { return nil }
         let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { throw FileError("open", directory, code: errno) }
         var status = stat()
         // The first number in it says what kind of file system it is.
         var kind = [Int](repeating: 0, count: 64)
         guard fstatfs(descriptor, &kind) == 0, Self.fileSystems.contains(kind[0]),
+            Self.reportsErrors(release: Self.release, isExt: kind[0] == Self.ext4),
             fstat(descriptor, &status) == 0
         else {
             close(descriptor)
@@ -32,7 +31,6 @@ package final class LocalVolume: Volume {
         self.descriptor = descriptor
         path = directory
         device = status.st_dev
-        needsFlush = kind[0] == Self.ext4
     }
 
     deinit {
@@ -40,18 +38,15 @@ package final class LocalVolume: Volume {
     }
 
     package func sync() throws(FileError) {
-        while syncfs(descriptor) != 0 {
-            let code = errno
-            // Nothing has been looked at yet.
-            if code == EINTR { continue }
-            throw FileError("sync file system", path, code: code)
+        // Whatever it says, an interruption too: a second call would not be told of it.
+        guard syncfs(descriptor) == 0 else {
+            throw FileError("sync file system", path, code: errno)
         }
         // Without a journal ext4 empties the disk's own cache first, and then writes what it knows of
-        // files: sizes and places. The directory's sync empties it once more.
-        while needsFlush, fsync(descriptor) != 0 {
-            let code = errno
-            if code == EINTR { continue }
-            throw FileError("sync file system", path, code: code)
+        // files: sizes and places. The directory's sync empties it once more, and any file system that
+        // could not write its journal says so here.
+        guard fsync(descriptor) == 0 else {
+            throw FileError("sync file system", path, code: errno)
         }
     }
 
@@ -68,19 +63,21 @@ package final class LocalVolume: Volume {
     /// Of ext2 and ext3 as well.
     private static let ext4 = 0xef53
 
-    /// Since Linux 5.8 `syncfs` tells what could not be written; before, only that it was tried.
-    private static let kernelReportsErrors: Bool = {
+    private static let release: String = {
         var name = utsname()
-        guard uname(&name) == 0 else { return false }
-        let release = withUnsafeBytes(of: &name.release) { bytes in
+        guard uname(&name) == 0 else { return "" }
+        return withUnsafeBytes(of: &name.release) { bytes in
             String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
         }
-        return reportsErrors(release: release)
     }()
 
-    package static func reportsErrors(release: String) -> Bool {
+    /// Since Linux 5.8 `syncfs` tells what could not be written; before, only that it was tried.
+    ///
+    /// Until 5.17 it doesn't pass on what the file system itself says; what matters of that the sync of
+    /// the directory tells on ext2 to ext4.
+    package static func reportsErrors(release: String, isExt: Bool) -> Bool {
         let numbers = release.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
         guard numbers.count == 2 else { return false }
-        return (numbers[0], numbers[1]) >= (5, 8)
+        return (numbers[0], numbers[1]) >= (5, isExt ? 8 : 17)
     }
 }

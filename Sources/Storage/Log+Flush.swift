@@ -40,7 +40,7 @@ package struct FlushTicket: Sendable {
                     try folder.writeEpochs(bytes, version: version)
                 } catch {
                     // The batches tell the epochs too; what is asked for here is that they last.
-                    guard error.isOutOfSpace else { throw error }
+                    guard error.isOutOfSpace, !error.isFailedSync else { throw error }
                 }
             }
             // A segment counts only once it can be found.
@@ -74,7 +74,7 @@ package struct FlushTicket: Sendable {
                         staged.append(ticket)
                     }
                 } catch {
-                    guard error.isOutOfSpace else { throw error }
+                    guard error.isOutOfSpace, !error.isFailedSync else { throw error }
                 }
             }
             if !staged.isEmpty {

@@ -26,6 +26,8 @@ package final class LogDirectory: LogCheckpointStore {
     package let lastBrokerEpoch: BrokerEpoch?
     /// Whether all that an earlier process left is durable.
     private let isSynced: Bool
+    /// Where that is so; `nil` for everywhere.
+    private let syncedVolume: (any Volume)?
     private let lock: any FileLock
     private let state: Mutex<State>
 
@@ -33,6 +35,9 @@ package final class LogDirectory: LogCheckpointStore {
         var checkpoints: DirectoryCheckpoints
         /// Logs whose state on disk may not be that of a clean stop, and which nobody has opened.
         var unsettled: Set<String>
+        /// Folders that an earlier process has left, and nobody has deleted since: what is known of how
+        /// it left them is true of no other.
+        var inherited: Set<String>
         /// Logs that were opened, and not yet closed in order.
         var open: Set<String> = []
         /// Logs that something was known of producers in when they were closed, or may have been.
@@ -52,6 +57,7 @@ package final class LogDirectory: LogCheckpointStore {
         /// Nothing is left of the log whose state could matter.
         mutating func settle(_ folder: String) {
             unsettled.remove(folder)
+            inherited.remove(folder)
             open.remove(folder)
             withProducers.remove(folder)
             closed.remove(folder)
@@ -62,13 +68,15 @@ package final class LogDirectory: LogCheckpointStore {
 
     private init(
         path: String, fileSystem: any FileSystem, lock: any FileLock,
-        mark: CleanShutdownMark?, isSynced: Bool, listed: [String: ClosedLog],
+        mark: CleanShutdownMark?, isSynced: Bool, syncedVolume: (any Volume)?,
+        listed: [String: ClosedLog],
         checkpoints: DirectoryCheckpoints, folders: [String]
     ) {
         self.path = path
         self.fileSystem = fileSystem
         self.lock = lock
         self.isSynced = isSynced
+        self.syncedVolume = syncedVolume
         wasCleanShutdown = mark != nil
         lastBrokerEpoch = mark?.brokerEpoch
         let folders = Set(folders)
@@ -76,6 +84,7 @@ package final class LogDirectory: LogCheckpointStore {
             State(
                 checkpoints: checkpoints,
                 unsettled: mark.map { folders.intersection($0.unsettled) } ?? folders,
+                inherited: folders,
                 withProducers: mark?.withProducers.map { folders.intersection($0) } ?? folders,
                 listed: listed))
     }
@@ -106,11 +115,15 @@ package final class LogDirectory: LogCheckpointStore {
             let mark = marker.flatMap { CleanShutdownMark(decoding: $0) }
             var isSynced = mark?.unsettled.isEmpty ?? false
             // After a crash memory may be ahead of the disk. All at once, since it may be so anywhere.
-            if !isSynced { isSynced = try fileSystem.syncFileSystem(path) }
+            var syncedVolume: (any Volume)?
+            if !isSynced {
+                isSynced = try fileSystem.syncFileSystem(path)
+                syncedVolume = try fileSystem.volume(of: path)
+            }
             let checkpoints = try DirectoryCheckpoints(reading: path, fileSystem: fileSystem)
             return LogDirectory(
                 path: path, fileSystem: fileSystem, lock: lock,
-                mark: mark, isSynced: isSynced,
+                mark: mark, isSynced: isSynced, syncedVolume: syncedVolume,
                 listed: mark?.listChecksum.flatMap { checksum in
                     list.map { ClosedLog.decode($0, checksum: checksum) }
                 } ?? [:], checkpoints: checkpoints,
@@ -152,15 +165,21 @@ package final class LogDirectory: LogCheckpointStore {
     private func openLog(
         _ folder: String, config: LogConfig, isNew: Bool
     ) throws(LogError) -> (Log, RecoveryReport) {
+        // Someone may have put the folder on another disk, by a link.
+        let isCovered = syncedVolume?.contains("\(path)/\(folder)") ?? true
         let (checkpoint, isTrusted, isSynced, listed) = state.withLock { state in
             let listed = isNew ? nil : state.listed[folder]
             state.listed[folder] = nil
             state.closedAs[folder] = nil
+            let isInherited = !isNew && state.inherited.contains(folder)
             // Unless it was written to by this process.
-            let isSynced = self.isSynced && !isNew && state.generations[folder] == nil
+            let isSynced =
+                self.isSynced && isInherited && isCovered
+                && state.generations[folder] == nil
+            let wasClosed = state.closed.remove(folder) != nil && !isNew
             let isTrusted =
-                state.closed.remove(folder) != nil
-                || wasCleanShutdown && !state.unsettled.contains(folder)
+                wasClosed
+                || wasCleanShutdown && isInherited && !state.unsettled.contains(folder)
                     && !state.open.contains(folder)
             state.unsettled.remove(folder)
             // From here on, until it is closed in order.
@@ -201,6 +220,11 @@ package final class LogDirectory: LogCheckpointStore {
         try checkIsPartition(folder.name)
         try health.watch { () throws(FileError) in
             try fileSystem.makeDirectory(directory)
+            // Not what an earlier process has left; and if this fails, nobody knows what is in it.
+            state.withLock { state in
+                state.settle(folder.name)
+                state.unsettled.insert(folder.name)
+            }
             let file = try fileSystem.open(
                 "\(directory)/\(PartitionMetadata.fileName)", .create)
             try file.write(

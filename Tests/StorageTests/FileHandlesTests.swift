@@ -83,6 +83,49 @@ private func openFiles(below path: String) throws -> Int {
         #expect((try? read(first)) != 3)
     }
 
+    @Test("A sync during a write does not make durable what the write changes") func writing()
+        throws
+    {
+        let directory = try TemporaryDirectory()
+        let disk = FaultyFileSystem()
+        let system = LimitedFileSystem(disk, handles: FileHandles(limit: 1))
+        let file = try system.open("\(directory.path)/a.log", .create)
+        disk.fail { call in
+            // The write is under way, and comes to the file afterwards.
+            if call.operation == "write" { #expect(throws: Never.self) { try file.syncData() } }
+            return nil
+        }
+        try [UInt8(1)].withUnsafeBytes { try file.write($0, at: 0) }
+        disk.fail(nil)
+        let syncs = { disk.calls.count { $0 == "sync a.log" } }
+        #expect(syncs() == 1)
+        try file.syncData()
+        #expect(syncs() == 2)
+    }
+
+    @Test("A file that was closed before anything synced it is opened for that") func syncing()
+        throws
+    {
+        let directory = try TemporaryDirectory()
+        let disk = FaultyFileSystem()
+        let handles = FileHandles(limit: 1)
+        let system = LimitedFileSystem(disk, handles: handles)
+        for name in ["a.log", "b.log"] { try directory.write([1], to: name) }
+        let first = try system.open("\(directory.path)/a.log", .readWrite)
+        let second = try system.open("\(directory.path)/b.log", .readWrite)
+        let openings = { disk.calls.count { $0 == "open a.log" } }
+        // As nothing was changed, each takes the other's place.
+        for _ in 0..<3 {
+            _ = try first.size()
+            _ = try second.size()
+        }
+        let before = openings()
+        #expect(before > 1)
+        try first.sync()
+        #expect(openings() == before + 1)
+        #expect(disk.calls.contains("sync a.log"))
+    }
+
     @Test("Having no descriptor left for a moment does no harm") func noDescriptors() throws {
         let directory = try TemporaryDirectory()
         let disk = FaultyFileSystem()

@@ -214,9 +214,13 @@ private final class Results: Sendable {
 }
 
 @Test(arguments: [
-    ("6.18.44-fc", true), ("5.8.0", true), ("5.10", true), ("5.7.19-generic", false),
-    ("4.19.0-26-amd64", false), ("", false), ("linux", false),
+    ("6.18.44-fc", true, true), ("5.17.0", true, true), ("5.16.20", true, false),
+    ("5.8.0", true, false), ("5.10", true, false), ("5.7.19-generic", false, false),
+    ("4.19.0-26-amd64", false, false), ("", false, false), ("linux", false, false),
 ])
-func syncingTheVolumeNeedsAKernelThatReportsErrors(release: String, isEnough: Bool) {
-    #expect(LocalVolume.reportsErrors(release: release) == isEnough)
+func syncingTheVolumeNeedsAKernelThatReportsErrors(
+    release: String, isEnoughForExt: Bool, isEnough: Bool
+) {
+    #expect(LocalVolume.reportsErrors(release: release, isExt: true) == isEnoughForExt)
+    #expect(LocalVolume.reportsErrors(release: release, isExt: false) == isEnough)
 }
