@@ -103,19 +103,25 @@ package final class FileHandles: Sendable {
     private func syncSome() {
         // A little more than has to be, so that the next file doesn't need the same again.
         let target = limit - limit / 8
-        let files = state.withLock { state -> [LimitedFile] in
-            state.entries.removeAll { !($0.file?.isOpen ?? false) }
-            state.hand = 0
-            // The oldest are first, but for those that took the place of another.
-            return state.entries.prefix(max(0, state.entries.count - target)).compactMap(\.file)
-        }
-        for file in files {
-            file.syncForRoom()
-            _ = file.closeIfDurable()
-        }
-        state.withLock { state in
-            state.entries.removeAll { !($0.file?.isOpen ?? false) }
-            state.isSyncing = false
+        var mayGoOn = true
+        while true {
+            let files = state.withLock { state -> [LimitedFile]? in
+                state.entries.removeAll { !($0.file?.isOpen ?? false) }
+                state.hand = 0
+                // More may have come meanwhile, and nobody after them.
+                guard mayGoOn, state.entries.count > limit else {
+                    state.isSyncing = false
+                    return nil
+                }
+                // The oldest are first, but for those that took the place of another.
+                return state.entries.prefix(state.entries.count - target).compactMap(\.file)
+            }
+            guard let files else { return }
+            mayGoOn = false
+            for file in files {
+                file.syncForRoom()
+                if file.closeIfDurable() { mayGoOn = true }
+            }
         }
     }
 }

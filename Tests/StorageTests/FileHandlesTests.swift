@@ -54,6 +54,25 @@ private func openFiles(below path: String) throws -> Int {
         for log in all { #expect(try again.openLog(log.folder).0.isWhole()) }
     }
 
+    @Test("Is back in its bounds when the disk was slow, also if nothing more is opened")
+    func slowDisk() throws {
+        let directory = try TemporaryDirectory()
+        let disk = FaultyFileSystem()
+        let handles = FileHandles(limit: 4)
+        let system = LimitedFileSystem(disk, handles: handles)
+        let areAllOpen = Mutex(false)
+        disk.fail { call in
+            while call.operation == "sync", !areAllOpen.withLock({ $0 }) { usleep(100) }
+            return nil
+        }
+        let files = try (0..<20).map { try system.open("\(directory.path)/\($0).log", .create) }
+        #expect(handles.count > 10)
+        areAllOpen.withLock { $0 = true }
+        for _ in 0..<100_000 where handles.count > 4 { usleep(100) }
+        #expect(handles.count <= 4)
+        withExtendedLifetime(files) {}
+    }
+
     @Test("A file that another has taken the place of is not mixed up with it") func replaced()
         throws
     {
