@@ -96,6 +96,10 @@ package struct LogCompaction: ~Copyable {
     package mutating func prepare() throws(LogError) -> Bool {
         // What an earlier one had no room to end.
         try survey.health.watch { () throws(FileError) in try survey.files.settleSwap() }
+        // While an earlier one is not at its end there can be no other.
+        try survey.health.watch { () throws(FileError) in
+            try survey.files.endFailedSwap(permit: survey.permit)
+        }
         let first = survey.firstDirty
         var isFirst = true
         for index in survey.items.indices {

@@ -77,6 +77,12 @@ extension LogFolder {
         }
     }
 
+    /// Brings a swap to an end that failed to get there; before another is prepared, with `permit`.
+    func endFailedSwap(permit: UInt64) throws(FileError) {
+        let isLeft = withPermit { current, swap in current == permit && swap != nil }
+        if isLeft { try settleSwap() }
+    }
+
     /// Brings a swap to one end or the other, and withdraws the permit of whoever prepares one.
     func resolveSwap() throws(FileError) {
         let isUnderWay = withPermit { permit, swap in

@@ -366,3 +366,32 @@ struct CompactionTests {
         }
     }
 }
+
+/// S8: a call that fails once does not keep the log from being compacted later.
+@Test(arguments: ["remove", "rename"]) func aCompactionThatFailedInTheEndIsNotTheLast(
+    operation: String
+) throws {
+    let disk = SimulatedDisk(seed: 1)
+    let directory = try LogDirectory.open("/data", fileSystem: disk)
+    let log = try directory.openLog("t-0", config: smallSegments(400)).0
+    for number in 0..<40 { try log.put(Keyed(key: "\(number % 3)", value: "\(number)")) }
+    try log.roll()
+    try log.flush()
+    let before = table(try log.keyed())
+    var compaction = try LogCompaction(
+        log.compactionSurvey(below: .max), policy: CompactionPolicy(),
+        options: CompactionOptions(now: 10_000))
+    #expect(try compaction.prepare())
+    let segment = try #require(try compaction.next())
+    #expect(try log.install(segment) != nil)
+    var fault = DiskFault.broken(after: 0)
+    fault.concerns = { $0 == operation && $1.contains(operation == "remove" ? ".swap" : ".log") }
+    disk.fail(fault)
+    #expect(throws: LogError.self) { try segment.settle() }
+    disk.fail(nil)
+    #expect(try log.compact() != nil)
+    #expect(log.firstDirtyOffset == 40)
+    #expect(table(try log.keyed()) == before)
+    let names = try disk.contents(of: "/data/t-0")
+    #expect(!names.contains { $0.hasSuffix(".swap") }, "\(names)")
+}
