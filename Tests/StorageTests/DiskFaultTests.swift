@@ -5,18 +5,9 @@ import Storage
 import Testing
 
 extension LogRun {
-    /// A fault of some kind, or none.
-    private mutating func fault(oneIn chance: Int) -> DiskFault? {
-        guard Int.random(in: 0..<chance, using: &generator) == 0 else { return nil }
-        let after = Int.random(in: 0..<12, using: &generator)
-        return Bool.random(using: &generator)
-            ? .broken(after: after, count: Int.random(in: 1...2, using: &generator))
-            : .full(after: after)
-    }
-
     mutating func goThroughFaults(steps: Int) throws {
         for _ in 0..<steps {
-            disk.fail(fault(oneIn: 5))
+            disk.fail(.random(oneIn: 5, using: &generator))
             var failure: (any Error)?
             do {
                 try step()
@@ -49,7 +40,7 @@ extension LogRun {
     private mutating func recoverThroughFaults() throws {
         while true {
             if Bool.random(using: &generator) { disk.restart() } else { disk.restartProcess() }
-            disk.fail(fault(oneIn: 2))
+            disk.fail(.random(oneIn: 2, using: &generator))
             defer { disk.fail(nil) }
             do {
                 try open()

@@ -24,6 +24,17 @@ struct DiskFault: Sendable {
     }
 }
 
+extension DiskFault? {
+    /// A fault of some kind, or none.
+    static func random(oneIn chance: Int, using generator: inout SeededGenerator) -> DiskFault? {
+        guard Int.random(in: 0..<chance, using: &generator) == 0 else { return nil }
+        let after = Int.random(in: 0..<12, using: &generator)
+        return Bool.random(using: &generator)
+            ? .broken(after: after, count: Int.random(in: 1...2, using: &generator))
+            : .full(after: after)
+    }
+}
+
 extension SimulatedDisk {
     /// Lets calls fail, or no more.
     ///

@@ -297,6 +297,8 @@ extension LogRun {
             }
             if disk.isDown { try recover() }
         }
+        // Looking at it may write an index.
+        disk.failPower(after: nil)
         try check(log, exactly: log.logEndOffset)
     }
 }
