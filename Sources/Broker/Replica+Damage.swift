@@ -47,21 +47,103 @@ extension Replica {
         repairIfPossible()
     }
 
-    /// Begins to fetch the log again if nobody relies on what is left of it.
+    /// The controller counts on this replica no more than it has to.
+    func damageIsKnown() {
+        eventLoop.preconditionInEventLoop()
+        guard isDamaged else { return }
+        isDamageKnown = true
+        repairIfPossible()
+    }
+
+    /// Asks the leader for what is damaged here, if nobody relies on what is left of it.
+    ///
+    /// Metadata alone are not enough to cut anything off: they may be old, and the leader that they name
+    /// may be gone, or have less. So the controller must have answered that it knows of the damage, and
+    /// where it notes that, the note must be in what this broker goes by; and then the leader must show
+    /// that it runs and has the records. It is asked as by a follower whose log ends where this one will,
+    /// so that it takes the replica to have no more, from before anything is cut off.
     func repairIfPossible() {
         let local = environment.nodeID
-        guard let damaged, !damaged.opened.disk.hasFailed, let manager, !isClosed, let assignment,
-            let leader = assignment.leader,
-            leader != local, !assignment.isr.contains(local),
-            !assignment.eligibleLeaderReplicas.contains(local), manager.openings.begin()
-        else { return }
+        guard let damaged, !damaged.opened.disk.hasFailed, !isClosed, isDamageKnown,
+            let assignment, let leader = assignment.leader, leader != local,
+            !assignment.isr.contains(local), !assignment.eligibleLeaderReplicas.contains(local),
+            !hasOfflineMarks || assignment.offlineReplicas.contains(local)
+        else { return endRepairQuestion() }
+        if let repairQuestion, repairQuestion.leader == leader,
+            repairQuestion.position.leaderEpoch == assignment.leaderEpoch
+        {
+            return
+        }
+        endRepairQuestion()
+        let log = damaged.opened.log
+        let end = damaged.offset
+        let question = RepairQuestion(
+            leader: leader,
+            position: PartitionFollower.Position(
+                leaderEpoch: assignment.leaderEpoch, offset: end,
+                lastFetchedEpoch: log.epoch(before: end), durableEnd: end,
+                logStartOffset: min(log.logStartOffset, end),
+                highWatermark: min(highWatermark, end)))
+        repairQuestion = question
+        environment.fetchers.follow(self, leader: leader, position: question.position)
+    }
+
+    func endRepairQuestion() {
+        guard let question = repairQuestion else { return }
+        repairQuestion = nil
+        environment.fetchers.unfollow(
+            id, leader: question.leader, leaderEpoch: question.position.leaderEpoch)
+    }
+
+    /// The leader has answered; cuts off what is damaged if it has that, or all that is known to be
+    /// committed.
+    func repairAnswered(_ delivery: FollowerDelivery, to question: RepairQuestion)
+        -> FollowerReceipt
+    {
+        guard let damaged, let manager, delivery.asked == question.position,
+            delivery.leaderEpoch == question.position.leaderEpoch
+        else { return .ignored }
+        let hasRecords: Bool
+        switch delivery.content {
+        case .batches(let bytes):
+            hasRecords = bytes.readableBytes > 0 || delivery.highWatermark >= highWatermark
+        case .diverging(let end):
+            // As a follower does, only without cutting anything off yet.
+            let log = damaged.opened.log
+            let common = min(end.endOffset, log.endOffset(for: end.epoch).endOffset)
+            if common < damaged.offset, damaged.offset > log.logStartOffset {
+                self.damaged?.offset = max(common, log.logStartOffset)
+                endRepairQuestion()
+                repairIfPossible()
+                return .ignored
+            }
+            hasRecords = false
+        case .failed(.offsetOutOfRange):
+            // Retention has passed what is left here.
+            hasRecords = delivery.logStartOffset > damaged.offset
+        case .failed:
+            hasRecords = false
+        }
+        guard hasRecords else {
+            if !question.isRefused {
+                repairQuestion?.isRefused = true
+                environment.logger.warning(
+                    "the leader does not show that it has what is damaged here, which is kept",
+                    metadata: ["partition": "\(name)", "leader": "\(question.leader)"])
+            }
+            return .failed
+        }
+        guard manager.openings.begin() else { return .ignored }
+        endRepairQuestion()
         self.damaged = nil
         environment.logger.info(
             "cutting off what is damaged, to fetch it again",
             metadata: [
-                "partition": "\(name)", "from": "\(damaged.offset)", "leader": "\(leader)",
+                "partition": "\(name)", "from": "\(damaged.offset)",
+                "leader": "\(question.leader)",
             ])
         manager.repair(self, damaged)
+        return .ignored
     }
 
     /// Checks what a follower gets for the second time: it may have refused it.
@@ -90,6 +172,15 @@ extension Replica {
         guard let flaw else { return }
         throw .corruptBatch(segment: "\(name) from offset \(fetch.position)", position: 0, flaw)
     }
+}
+
+/// What a leader is asked before a damaged log is cut.
+struct RepairQuestion {
+    var leader: NodeID
+    /// Where a follower would be whose log is cut already.
+    var position: PartitionFollower.Position
+    /// It has answered that it has less.
+    var isRefused = false
 }
 
 /// A log that takes nothing, and is good only below `offset`.

@@ -37,6 +37,7 @@ extension Replica {
     /// Carries out a leader's answer.
     func receive(_ delivery: FollowerDelivery) -> FollowerReceipt {
         eventLoop.preconditionInEventLoop()
+        if let repairQuestion { return repairAnswered(delivery, to: repairQuestion) }
         // The answer to an earlier epoch's question.
         guard let log, let current = follower, current.leaderEpoch == delivery.asked.leaderEpoch
         else { return .ignored }

@@ -25,6 +25,12 @@ final class Replica: @unchecked Sendable {
     var opened: OpenedLog?
     /// The log while it is known to be damaged, and nobody looks at it; it is not `opened` then.
     var damaged: DamagedLog?
+    /// Whom the replica asks whether it has what is to be cut off here.
+    var repairQuestion: RepairQuestion?
+    /// A controller has answered that the log is damaged.
+    var isDamageKnown = false
+    /// Whether the metadata say of replicas that they are offline.
+    var hasOfflineMarks = false
     /// What was assigned when the log was let go of for a moment, to be moved; its role goes on after that.
     var pausedWith: PartitionAssignment??
     /// Whose it is; gone only when the broker is.
@@ -141,6 +147,7 @@ final class Replica: @unchecked Sendable {
         guard !isClosed, offlineReason == nil || (isDamaged && !self.isDamaged) else { return }
         offlineReason = reason
         self.isDamaged = isDamaged
+        isDamageKnown = false
         pausedWith = nil
         environment.logger.error(
             "replica offline: its log cannot be used",
@@ -160,6 +167,7 @@ final class Replica: @unchecked Sendable {
         let isElsewhere = assignment.leader != nil && assignment.leader != local
         if assignment.leader == local || assignment.isr.contains(local)
             || (isDamaged && isElsewhere && assignment.eligibleLeaderReplicas.contains(local))
+            || (hasOfflineMarks && !assignment.offlineReplicas.contains(local))
         {
             reportOutage()
         }
@@ -293,6 +301,7 @@ final class Replica: @unchecked Sendable {
             environment.fetchers.unfollow(
                 id, leader: follower.leader, leaderEpoch: follower.leaderEpoch)
         }
+        endRepairQuestion()
         let wasLeading = leader != nil
         leader = nil
         follower = nil

@@ -186,7 +186,13 @@ final class ReplicaDisks: Sendable {
         }
         for disk in disks where !disk.hasFailed {
             let highWatermark = disk.directory.checkpoint(of: folder.name).highWatermark
-            if highWatermark > 0 { throw .missingRecords(from: 0, to: highWatermark) }
+            guard highWatermark > 0 else { continue }
+            // Another replica may have them. In an empty log, not said to be damaged, the loss would go
+            // unnoticed.
+            let (log, report) = try disk.directory.createMissingLog(
+                folder, topicID: topicID, brokerEpoch: brokerEpoch, config: config)
+            moved(folder, to: disk)
+            return (log, disk, report)
         }
         let disk = existing(folder) ?? place(folder)
         let log = try disk.directory.createLog(

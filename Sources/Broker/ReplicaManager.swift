@@ -171,7 +171,11 @@ final class ReplicaManager: @unchecked Sendable {
                 logger: logger),
             reports: ReplicaReports(
                 nodeID: options.nodeID, eventLoop: controlLoop, brokerEpoch: currentEpoch,
-                send: reportReplicas, logger: logger),
+                send: reportReplicas,
+                onDamageKnown: { id in
+                    let replica = index.value.withLock { $0.byID[id] }
+                    replica?.eventLoop.execute { replica?.damageIsKnown() }
+                }, logger: logger),
             fetchMemory: FetchMemory(limit: options.maxAnswerBytes), pool: pool,
             producerExpiration: options.producerExpiration,
             wallClock: options.wallClock, logger: logger)
@@ -238,7 +242,9 @@ final class ReplicaManager: @unchecked Sendable {
             if isFirst { initialOpenings.insert(id) }
             let replica = replica(id) ?? create(id, topic: topic.name, settings: settings)
             let assignment = PartitionAssignment(state)
+            let hasOfflineMarks = image.featureLevel >= MetadataFeatures.offlineReplicas
             work[ObjectIdentifier(replica.shard), default: []].append {
+                replica.hasOfflineMarks = hasOfflineMarks
                 replica.assign(assignment, settings: settings)
             }
         }

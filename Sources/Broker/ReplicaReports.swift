@@ -27,6 +27,8 @@ final class ReplicaReports: @unchecked Sendable {
     private let eventLoop: any EventLoop
     private let brokerEpoch: @Sendable () -> BrokerEpoch
     private let send: Send
+    /// A controller has taken the report that a replica is damaged.
+    private let onDamageKnown: @Sendable (TopicPartition) -> Void
     private let logger: Logger
     private var words: [TopicPartition: Word] = [:]
     private var lastNumber: UInt64 = 0
@@ -45,12 +47,14 @@ final class ReplicaReports: @unchecked Sendable {
     init(
         nodeID: NodeID, eventLoop: any EventLoop,
         brokerEpoch: @escaping @Sendable () -> BrokerEpoch,
-        send: @escaping Send, logger: Logger
+        send: @escaping Send,
+        onDamageKnown: @escaping @Sendable (TopicPartition) -> Void = { _ in }, logger: Logger
     ) {
         self.nodeID = nodeID
         self.eventLoop = eventLoop
         self.brokerEpoch = brokerEpoch
         self.send = send
+        self.onDamageKnown = onDamageKnown
         self.logger = logger
     }
 
@@ -148,7 +152,10 @@ final class ReplicaReports: @unchecked Sendable {
                 result.error != ErrorCode.notController.name
             else { continue }
             words[id] = nil
-            guard !result.error.isEmpty else { continue }
+            guard !result.error.isEmpty else {
+                if word.state == .damaged { onDamageKnown(id) }
+                continue
+            }
             // The topic was deleted, most likely, and this broker will hear of it.
             logger.info(
                 "the controller does not take a replica's report",

@@ -24,6 +24,11 @@ extension Log {
         refusal = nil
     }
 
+    /// The leader epoch of the last record below `offset`; `none` if the log has none there.
+    package func epoch(before offset: Offset) -> LeaderEpoch {
+        offset > logStartOffset ? epochs.epoch(at: offset + -1) : .none
+    }
+
     /// Makes a damaged log one that takes appends, and ends where the damage starts; an empty one if
     /// that is all that can be done.
     package func cutDamage(at offset: Offset) throws(LogError) {

@@ -235,6 +235,24 @@ package final class LogDirectory: LogCheckpointStore {
         return try openLog(folder.name, config: config, isNew: true).0
     }
 
+    /// Makes a log of which all that is left is what was noted of it, and opens it: damaged, from its start.
+    ///
+    /// Unlike a new one it is not taken for one that never had records.
+    package func createMissingLog(
+        _ folder: PartitionFolder, topicID: TopicID, brokerEpoch: BrokerEpoch = .none,
+        config: LogConfig = LogConfig()
+    ) throws(LogError) -> (Log, RecoveryReport) {
+        let directory = "\(path)/\(folder.name)"
+        try checkIsPartition(folder.name)
+        try health.watch { () throws(FileError) in
+            try fileSystem.makeDirectories(directory)
+            try fileSystem.replaceFile(
+                PartitionMetadata.fileName, in: directory,
+                with: PartitionMetadata(topicID: topicID, brokerEpoch: brokerEpoch).encoded)
+        }
+        return try openLog(folder.name, config: config, isNew: false)
+    }
+
     private func checkIsPartition(_ folder: String) throws(LogError) {
         guard folder == Self.metadataFolder else { return }
         throw .unexpectedFile(

@@ -1,4 +1,5 @@
 import Essentials
+import Glibc
 import Records
 
 /// Brings what is in a partition's folder into a state to go on from.
@@ -231,8 +232,11 @@ struct LogRecovery {
             lastBatchEpoch = walk.lastEpoch
             return true
         } catch {
-            guard case .corruptBatch = error else { throw error }
-            return false
+            switch error {
+            case .corruptBatch: return false
+            case .io(let cause) where cause.code == EIO: return false
+            default: throw error
+            }
         }
     }
 
@@ -261,13 +265,17 @@ struct LogRecovery {
             var walk = SegmentWalk(segment, config: config, checksCRC: true)
             walk.lastEpoch = lastBatchEpoch
             walk.epochs = epochsFound
-            try walk.run()
+            let unreadable = try walk.runAsFarAsReadable()
             report.checkedBytes += walk.end
             epochsFound = walk.epochs
             lastBatchEpoch = walk.lastEpoch
             if walk.hasProducers { quietFrom = .max }
             segment.install(walk.index)
             expected = walk.nextOffset
+            if let unreadable {
+                // What the disk doesn't give back may have been relied on, and others may have it.
+                return leaveAside(after: index, at: expected, position: walk.end, unreadable)
+            }
             if let flaw = walk.flaw {
                 return try end(inside: index, at: expected, position: walk.end, flaw)
             }
@@ -315,19 +323,28 @@ struct LogRecovery {
     private mutating func end(
         inside index: Int, at end: Offset, position: Int, _ reason: LogError
     ) throws(LogError) {
+        guard isTornTail(from: end) else {
+            return leaveAside(after: index, at: end, position: position, reason)
+        }
         logEndOffset = end
         let segment = segments[index]
         let rest = segments[(index + 1)...]
         segments.removeLast(rest.count)
-        guard isTornTail(from: end) else {
-            setAside = rest.map(\.name)
-            segment.limit(to: position)
-            report.outcome = .damaged(at: end, reason)
-            return
-        }
         let torn = segment.size - position
         try segment.truncate(to: position)
         try remove(rest, alsoTruncated: torn)
+    }
+
+    /// The log is damaged from `end` on, at `position` of the segment at `index`.
+    private mutating func leaveAside(
+        after index: Int, at end: Offset, position: Int, _ reason: LogError
+    ) {
+        logEndOffset = end
+        let rest = segments[(index + 1)...]
+        setAside = rest.map(\.name)
+        segments.removeLast(rest.count)
+        segments[index].limit(to: position)
+        report.outcome = .damaged(at: end, reason)
     }
 
     private mutating func remove(
@@ -481,6 +498,17 @@ struct SegmentWalk {
         nextOffset = segment.baseOffset
         index = SegmentIndex(
             baseOffset: segment.baseOffset, interval: config.indexIntervalBytes)
+    }
+
+    /// Like `run`, but ends where the disk does not give back what is on it, and returns its error.
+    mutating func runAsFarAsReadable() throws(LogError) -> LogError? {
+        do throws(LogError) {
+            try run()
+            return nil
+        } catch {
+            guard case .io(let cause) = error, cause.code == EIO else { throw error }
+            return error
+        }
     }
 
     /// - Throws: when the file can't be read; what is wrong with its bytes is in `flaw`.

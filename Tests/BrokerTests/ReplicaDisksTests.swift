@@ -214,6 +214,33 @@ struct ReplicaDisksTests {
         disks.close(clean: false, brokerEpoch: .none)
     }
 
+    @Test(
+        "A log that is gone, though records were committed, is a damaged one, also after a restart")
+    func missingLog() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        var disks = try several(["a"])
+        try write(to: folder(0), on: disks, epoch: 5)
+        let opened = try disks.openLog(folder(0), topicID: topicID, config: LogConfig())
+        let checkpoint = try #require(opened.log.checkpoint(highWatermark: 1))
+        try opened.disk.directory.checkpoint(["t-0": checkpoint])
+        try opened.disk.directory.closeLog(opened.log)
+        disks.close(clean: true, brokerEpoch: 5)
+        try FileManager.default.removeItem(atPath: path + "/a/t-0")
+        for _ in 0..<2 {
+            disks = try several(["a"])
+            let (log, disk, report) = try disks.openLog(
+                folder(0), topicID: topicID, config: LogConfig())
+            #expect(report?.isDamaged == true)
+            try disk.directory.closeLog(log)
+            disks.close(clean: true, brokerEpoch: 6)
+        }
+        disks = try several(["a"])
+        let (log, _, _) = try disks.openLog(folder(0), topicID: topicID, config: LogConfig())
+        try log.cutDamage(at: 0)
+        log.assignEpoch(1, startOffset: 0)
+        disks.close(clean: false, brokerEpoch: .none)
+    }
+
     @Test("What a move that runs is copying is not taken for what an earlier one left")
     func leftoversOfMoves() throws {
         defer { try? FileManager.default.removeItem(atPath: path) }

@@ -50,7 +50,7 @@ struct ReplicaStorageTests {
             await cluster.stop(1)
             try LocalFileSystem.local.removeRecursively("\(cluster.directory)/1/t-0")
             try await cluster.start(1)
-            try await expectOffline("t", because: "missing", in: cluster)
+            try await expectOffline("t", because: "damaged", in: cluster)
             // A topic that is deleted is not missed.
             cluster.commit([.removeTopic(id)])
             await cluster.stop(1)
