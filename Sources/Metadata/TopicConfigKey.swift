@@ -52,7 +52,8 @@ package enum TopicConfigKey: String, CaseIterable, Sendable {
         case .deleteRetentionMs:
             topic(
                 .integer(0...Int64.max, unit: milliseconds), default: "86400000",
-                "How long compaction keeps the record that says a key is deleted.")
+                "How long compaction keeps the record that says a key is deleted; longer than a replica "
+                    + "may be away or a reader behind, which would never learn of it.")
         case .flushMessages:
             topic(
                 .integer(1...Int64.max), default: "9223372036854775807",

@@ -42,9 +42,11 @@ extension RecordBatches {
     /// The batch keeps its offsets, epoch, producer, sequences and codec, and each record its offset and
     /// timestamp, whatever is left of it.
     /// - Parameter deleteHorizon: when tombstones and markers in it may go, in milliseconds since 1970
-    ///   (KIP-534), for a batch that doesn't say so yet and has some left.
+    ///   (KIP-534), for a batch that doesn't say so yet and has some left; a compressed one that would
+    ///   become larger than readers take goes without.
     package static func filtering(
         _ batch: ByteBuffer, _ header: RecordBatchHeader, deleteHorizon: Int64?,
+        maxDecompressedBytes: Int = Compression.maxDecompressedBytes,
         isKept: (RecordSummary) -> Bool
     ) throws(RecordError) -> FilteredBatch {
         let horizon = header.deleteHorizon == nil ? deleteHorizon : nil
@@ -62,26 +64,33 @@ extension RecordBatches {
                 kept.append((layout, start..<cursor.position))
             }
             guard !kept.isEmpty else { return .emptied }
-            let newBase = needsHorizon ? horizon : nil
-            if kept.count == Int(header.recordCount), newBase == nil { return .unchanged }
+            var newBase = needsHorizon ? horizon : nil
+            let codec = header.compression ?? .none
             var new = header
-            new.recordCount = Int32(clamping: kept.count)
-            if header.timestampType == .createTime { new.maxTimestamp = maxTimestamp }
             var output = ByteBuffer()
-            output.reserveCapacity(kept.reduce(0) { $0 + $1.range.count + 20 })
-            if let newBase {
-                new.attributes |= RecordBatchHeader.Attribute.deleteHorizon
-                new.baseTimestamp = newBase
-                let shift = header.baseTimestamp &- newBase
+            if let base = newBase {
+                output.reserveCapacity(kept.reduce(0) { $0 + $1.range.count + 20 })
+                let shift = header.baseTimestamp &- base
                 for (layout, range) in kept {
                     layout.write(
                         UnsafeRawBufferPointer(rebasing: bytes[range]), from: range.lowerBound,
                         timestampDelta: layout.timestampDelta &+ shift, to: &output)
                 }
-            } else {
+                if codec != .none, output.readableBytes > maxDecompressedBytes {
+                    newBase = nil
+                    output = ByteBuffer()
+                } else {
+                    new.attributes |= RecordBatchHeader.Attribute.deleteHorizon
+                    new.baseTimestamp = base
+                }
+            }
+            if newBase == nil {
+                if kept.count == Int(header.recordCount) { return .unchanged }
+                output.reserveCapacity(kept.reduce(0) { $0 + $1.range.count })
                 for (_, range) in kept { output.writeBytes(bytes[range]) }
             }
-            let codec = header.compression ?? .none
+            new.recordCount = Int32(clamping: kept.count)
+            if header.timestampType == .createTime { new.maxTimestamp = maxTimestamp }
             let (batch, sealed) = output.withUnsafeReadableBytes { sealing($0, new, with: codec) }
             return .changed(batch, sealed)
         }

@@ -46,6 +46,7 @@ struct CompactionReader {
         } catch {
             throw corrupt(error)
         }
+        try checkLarge(header)
         try fill(header.totalSize, &progress)
         let batch = chunk.getSlice(
             at: chunk.readerIndex + position - chunkStart, length: header.totalSize)
@@ -77,6 +78,15 @@ struct CompactionReader {
     /// What is wrong with the batch that was returned last.
     func corrupt(_ error: RecordError) -> LogError {
         .corruptBatch(segment: segment.path, position: lastPosition, error)
+    }
+
+    /// Checks a batch that takes more memory than the window has before it is given that, for what its
+    /// length says may be wrong.
+    private func checkLarge(_ header: RecordBatchHeader) throws(LogError) {
+        guard header.totalSize > Self.window else { return }
+        var scanner = try segment.scanner(from: position, checksCRC: true, window: Self.window)
+        let step = try io { () throws(FileError) in try scanner.next() }
+        if case .flaw(let error, _) = step { throw corrupt(error) }
     }
 
     private func parseHeader() throws(RecordError) -> RecordBatchHeader {
@@ -214,7 +224,9 @@ struct CompactionWriter {
         // Not in the folder of another log, which may have the same path by now.
         let file = try io { () throws(FileError) in
             try survey.files.withState { state, fileSystem throws(FileError) -> (any File)? in
-                guard state.path != nil, state.permit == permit else { return nil }
+                guard state.path != nil, state.permit == permit, state.swap == nil else {
+                    return nil
+                }
                 return try fileSystem.open(path, .create)
             }
         }

@@ -57,12 +57,8 @@ struct ProducerEnds {
         return true
     }
 
-    /// Whether the batch may be the one that tells where its producer is.
-    func isLast(_ header: RecordBatchHeader, _ options: CompactionOptions) -> Bool {
-        // The producer state forgets them, too.
-        guard header.producerID >= 0, header.maxTimestamp >= 0,
-            CompactionSurvey.age(of: header.maxTimestamp, options.now) < options.producerRetention
-        else { return false }
+    /// Whether the batch may be the last of its producer.
+    func isLast(_ header: RecordBatchHeader) -> Bool {
         let end = ends[header.producerID]
         // Of those that came before nobody knows which was the last, and they are kept until then.
         guard let last = header.isControl ? end?.marker : end?.data else { return true }

@@ -10,6 +10,9 @@ package struct CompactionPolicy: Sendable, Hashable {
     package var maxLag: Duration?
     /// How long tombstones and transaction markers stay once nothing is left that they are about
     /// (`delete.retention.ms`).
+    ///
+    /// It has to be longer than a replica may be away, or a reader behind: what was removed meanwhile they
+    /// never get to see, and keep what it hid.
     package var deleteRetention = Duration.seconds(86_400)
 
     package init() {}
@@ -44,6 +47,8 @@ package struct CompactionSurvey: Sendable {
     let files: LogFolder
     let health: StorageHealth
     let store: (any LogCheckpointStore)?
+    /// Producers whose sequences the log knows.
+    let producers: Set<Int64>
     /// What `LogFolder` demands of whoever replaces segments.
     let permit: UInt64
 

@@ -35,7 +35,7 @@ extension Log {
             items: items, start: logStartOffset, firstDirty: firstDirtyOffset, limit: limit,
             committedEnd: committedEnd, generation: generation, config: config,
             directory: directory, fileSystem: fileSystem, files: files, health: health,
-            store: store, permit: files.permit)
+            store: store, producers: Set(producers.states.producers.keys), permit: files.permit)
     }
 
     /// Everything below was compacted.
@@ -132,6 +132,8 @@ package struct CompactedSegment: Sendable {
 
     /// Ends what `Log.install` began, or calls it off if that was not done; on any thread, and blocking.
     package func settle() throws(LogError) {
+        // What is on the disk can't be told any more, so that neither may go before the next start.
+        try health.check()
         let segment = Segment(
             baseOffset: baseOffset, directory: directory, size: size, durableSize: size,
             index: index, fileSystem: fileSystem, interval: index.interval)

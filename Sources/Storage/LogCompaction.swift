@@ -94,6 +94,7 @@ package struct LogCompaction: ~Copyable {
     ///
     /// - Throws: `LogError.corruptBatch`, `missingRecords` and `epochFell` when the log is damaged.
     package mutating func prepare() throws(LogError) -> Bool {
+        try survey.health.check()
         // What an earlier one had no room to end.
         try survey.health.watch { () throws(FileError) in try survey.files.settleSwap() }
         // While an earlier one is not at its end there can be no other.
@@ -184,6 +185,7 @@ package struct LogCompaction: ~Copyable {
             let first = survey.items[nextItem]
             var writer = CompactionWriter(survey, base: first.baseOffset)
             removedMarkers = []
+            var isCommitting = false
             do throws(LogError) {
                 var sources: [CompactedSegment.Source] = []
                 var last = first
@@ -211,14 +213,17 @@ package struct LogCompaction: ~Copyable {
                     generation: survey.generation,
                     directory: survey.directory, fileSystem: survey.fileSystem,
                     folder: survey.files, health: survey.health)
+                isCommitting = true
                 let isCommitted = try survey.health.watch { () throws(FileError) in
                     try survey.files.commitSwap(
                         segment.name, end: segment.endOffset, permit: survey.permit)
                 }
+                isCommitting = false
                 guard isCommitted else { throw .closed }
                 return segment
             } catch {
-                writer.discard()
+                // A mark may be there that speaks of the file.
+                if !isCommitting { writer.discard() }
                 throw error
             }
         }
@@ -253,7 +258,7 @@ package struct LogCompaction: ~Copyable {
         }
         if header.isControl { return try judgeMarker(header, batch) }
         guard header.recordCount > 0 else {
-            return producers.isLast(header, options) ? .kept : .dropped
+            return isLast(header) ? .kept : .dropped
         }
         switch try filtering(header, batch) {
         case .unchanged:
@@ -263,10 +268,24 @@ package struct LogCompaction: ~Copyable {
             note(kept: new)
             return .replaced(batch, new)
         case .emptied:
-            guard producers.isLast(header, options) else { return .dropped }
+            guard isLast(header) else { return .dropped }
             let (batch, new) = RecordBatches.emptied(header)
             return .replaced(batch, new)
         }
+    }
+
+    /// Whether the batch may be the one that tells where its producer is.
+    private func isLast(_ header: RecordBatchHeader) -> Bool {
+        guard header.producerID >= 0 else { return false }
+        // Of others by the age of their records, which is also what has the log forget them.
+        let isKnown = survey.producers.contains(header.producerID)
+        guard
+            isKnown
+                || header.maxTimestamp >= 0
+                    && CompactionSurvey.age(of: header.maxTimestamp, options.now)
+                        < options.producerRetention
+        else { return false }
+        return producers.isLast(header)
     }
 
     private mutating func note(kept header: RecordBatchHeader) {
@@ -284,7 +303,7 @@ package struct LogCompaction: ~Copyable {
         // While some of its records are there, it is what says that they count.
         guard unmarked.remove(header.producerID) == nil else { return .kept }
         if let horizon = header.deleteHorizon, horizon <= options.now {
-            guard !producers.isLast(header, options) else { return .kept }
+            guard !isLast(header) else { return .kept }
             summary.removedMarkers += 1
             removedMarkers.insert(header.lastOffset)
             return .dropped
@@ -308,7 +327,9 @@ package struct LogCompaction: ~Copyable {
         let isPastHorizon = header.deleteHorizon.map { $0 <= options.now } ?? false
         var counts = summary
         let (map, end) = (map, endOffset)
-        let filtered = try RecordBatches.filtering(batch, header, deleteHorizon: newHorizon) {
+        // What a tombstone from `endOffset` on is about may yet be there when its time is over.
+        let horizon = header.nextOffset > end ? nil : newHorizon
+        let filtered = try RecordBatches.filtering(batch, header, deleteHorizon: horizon) {
             record in
             if isAborted {
                 counts.abortedRecords += 1

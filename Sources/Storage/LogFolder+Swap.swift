@@ -1,4 +1,5 @@
 import Essentials
+import Records
 
 /// Replacing segments by a compacted one.
 ///
@@ -29,24 +30,28 @@ extension LogFolder {
     }
 
     /// Step 2: from now on the new segment counts; false when `permit` is withdrawn.
+    ///
+    /// When this throws, the mark may be there or not, and the new segment's file belongs to the swap,
+    /// which is called off here or by whoever comes next; the next start may find both, too.
     func commitSwap(_ first: SegmentName, end: Offset, permit: UInt64) throws(FileError) -> Bool {
         try withState { state, fileSystem throws(FileError) in
             guard let path = state.path, state.permit == permit, state.swap == nil else {
                 return false
             }
-            // The name of the new file, before the mark that speaks of it.
-            try fileSystem.syncDirectory(path)
-            let mark = "\(path)/\(first.swap(to: end))"
+            // From here on nobody else removes the new file, without which the mark must not be.
+            state.swap = Swap(first: first, end: end, isInstalled: false)
             do throws(FileError) {
-                _ = try fileSystem.open(mark, .create)
-            } catch {
-                // Whether it was made or not: it has to be gone before anybody tries again.
-                try fileSystem.remove(mark)
+                // The name of the new file, before the mark that speaks of it.
                 try fileSystem.syncDirectory(path)
+                _ = try fileSystem.open("\(path)/\(first.swap(to: end))", .create)
+                try fileSystem.syncDirectory(path)
+            } catch {
+                // After a sync that failed nobody can tell what is on the disk: all of it stays.
+                guard !error.isFailedSync else { throw error }
+                // Whether the mark was made or not: it has to be gone before anybody tries again.
+                try Self.endSwap(&state, fileSystem)
                 throw error
             }
-            state.swap = Swap(first: first, end: end, isInstalled: false)
-            try fileSystem.syncDirectory(path)
             return true
         }
     }
@@ -120,7 +125,13 @@ extension LogFolder {
         let names = try fileSystem.contents(of: directory)
         for name in names {
             guard let (first, end) = SegmentName.parseSwap(name) else { continue }
-            for file in names where file.hasSuffix(".log") {
+            let hasNew = names.contains(first.cleaned)
+            // Never without what takes their place.
+            let isComplete =
+                if hasNew { true } else {
+                    try ends("\(directory)/\(first.log)", at: end, fileSystem)
+                }
+            for file in names where isComplete && file.hasSuffix(".log") {
                 guard let old = SegmentName(file), old.log == file,
                     old.baseOffset > first.baseOffset, old.baseOffset < end
                 else { continue }
@@ -131,7 +142,7 @@ extension LogFolder {
             }
             try fileSystem.remove("\(directory)/\(first.offsetIndex)")
             try fileSystem.remove("\(directory)/\(first.timeIndex)")
-            if names.contains(first.cleaned) {
+            if hasNew {
                 try fileSystem.rename(
                     "\(directory)/\(first.cleaned)", to: "\(directory)/\(first.log)")
             }
@@ -141,5 +152,17 @@ extension LogFolder {
             removed.append(name)
         }
         return removed
+    }
+
+    /// Whether the batches in the segment go on to `end`, as those of one that replaces others do.
+    private static func ends(
+        _ path: String, at end: Offset, _ fileSystem: any FileSystem
+    ) throws(FileError) -> Bool {
+        guard let size = try fileSystem.size(of: path) else { return false }
+        let file = try fileSystem.open(path, .readWrite)
+        var scanner = BatchScanner(file, from: 0, to: size, checksCRC: false, window: 64 << 10)
+        var last: RecordBatchHeader?
+        while case .batch(let header, _) = try scanner.next() { last = header }
+        return last?.nextOffset == end
     }
 }

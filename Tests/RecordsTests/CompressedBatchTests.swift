@@ -224,3 +224,39 @@ func mutatedCompressedBatchesAreRefusedOrReadButNeverCrash(codec: Compression, s
         #expect(!isValid || isReadable, "seed \(seed), round \(round)")
     }
 }
+
+@Test(arguments: codecs)
+func noDeleteHorizonMakesABatchLargerThanReadersTake(codec: Compression) throws {
+    var builder = RecordBatchBuilder()
+    for number in 0..<100 {
+        builder.append(key: ByteBuffer(string: "\(number)"), value: nil, timestamp: 1_000)
+    }
+    let batch = builder.finish(compression: codec)
+    let header = try RecordBatchHeader(batch, at: batch.readerIndex)
+    var generous = 0
+    for limit in 900..<1_700 {
+        let all = try RecordBatches.filtering(
+            batch, header, deleteHorizon: 1 << 40, maxDecompressedBytes: limit
+        ) { _ in true }
+        guard case .changed(let changed, let new) = all else { continue }
+        generous += 1
+        #expect(new.deleteHorizon == 1 << 40)
+        var reader = RecordReader(changed, maxDecompressedBytes: limit)
+        var count = 0
+        while let record = try reader.next() {
+            #expect(record.timestamp == 1_000)
+            count += 1
+        }
+        #expect(count == 100)
+    }
+    #expect(generous > 0 && generous < 800)
+    let some = try RecordBatches.filtering(
+        batch, header, deleteHorizon: 1 << 40, maxDecompressedBytes: 900
+    ) { $0.offset != 50 }
+    guard case .changed(_, let new) = some else {
+        Issue.record("one record has to be gone")
+        return
+    }
+    #expect(new.deleteHorizon == nil && new.recordCount == 99)
+    #expect(new.baseTimestamp == header.baseTimestamp)
+}

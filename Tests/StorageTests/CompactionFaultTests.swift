@@ -87,3 +87,54 @@ private final class Countdown: Sendable {
     }
     #expect(number > 8)
 }
+
+/// D8, S8.
+@Test(arguments: [EIO, EMFILE, ENOSPC])
+func whateverFailsInACompactionNothingIsMissingAtTheNextStart(code: Int32) throws {
+    var number = 0
+    var wasReached = true
+    while wasReached {
+        let directory = try TemporaryDirectory()
+        let disk = FaultyFileSystem()
+        let logs = try LogDirectory.open(directory.path, fileSystem: disk)
+        let log = try logs.openLog("t-0", config: smallSegments(400)).0
+        for number in 0..<40 { try log.put(Keyed(key: "\(number % 6)", value: "\(number)")) }
+        try log.flush()
+        let expected = table(try log.keyed())
+        let countdown = Countdown(number)
+        disk.fail { call in
+            guard
+                call.operation == "sync directory" || call.operation == "open"
+                    || call.operation == "create"
+            else { return nil }
+            return countdown.next() ? code : nil
+        }
+        for _ in 0..<2 { _ = try? log.compact() }
+        disk.fail(nil)
+        wasReached = countdown.isOver
+        let copy = try directory.copy()
+        let again = try LogDirectory.open(copy.path).openLog("t-0", config: smallSegments(400)).0
+        #expect(table(try again.keyed()) == expected, "call \(number)")
+        #expect(again.logEndOffset == 40, "call \(number)")
+        #expect(try again.verify() == nil, "call \(number)")
+        number += 1
+        try #require(number < 200)
+    }
+    #expect(number > 8)
+}
+
+/// S8.
+@Test func aSwapWithoutItsNewSegmentRemovesNothing() throws {
+    let directory = try TemporaryDirectory()
+    let logs = try LogDirectory.open(directory.path)
+    let log = try logs.openLog("t-0", config: smallSegments(400)).0
+    for number in 0..<40 { try log.put(Keyed(key: "\(number % 6)", value: "\(number)")) }
+    try log.flush()
+    let expected = try log.keyed()
+    let zeros = String(repeating: "0", count: 20)
+    try directory.write([], to: "t-0/\(zeros)-\(zeros.dropLast(2))30.swap")
+    let copy = try directory.copy()
+    let again = try LogDirectory.open(copy.path).openLog("t-0", config: smallSegments(400)).0
+    #expect(try again.keyed() == expected)
+    #expect(try again.verify() == nil)
+}
