@@ -36,6 +36,8 @@ struct ReplicaStorageTests {
             _ = try await cluster.produce(["x"], to: "t", at: 1)
             await cluster.stop(1)
             let before = try cluster.segments("t", at: 1)
+            // The list that a clean stop leaves tells it, too.
+            try LocalFileSystem.local.remove("\(cluster.directory)/1/.closed-logs")
             try LocalFileSystem.local.remove("\(cluster.directory)/1/t-0/partition.metadata")
             try await cluster.start(1)
             try await expectOffline("t", because: "partition.metadata", in: cluster)
