@@ -247,6 +247,10 @@ extension Log {
 
     private func startSegment(at base: Offset) throws(LogError) {
         let full = active
+        if full.wasCutBack {
+            // Nobody looks any more for what a power failure may leave of it after the last batch.
+            try health.watch { () throws(FileError) in try full.syncCutBack() }
+        }
         let next = try io { () throws(FileError) in
             try Segment.create(
                 baseOffset: base, directory: directory, fileSystem: fileSystem,

@@ -22,6 +22,8 @@ final class Segment {
     var durableSize: Int
     /// Where the room ends that was set aside for the file since it was last cut.
     private var reserved = 0
+    /// Whether an append was taken back since the file was last synced for that.
+    private(set) var wasCutBack = false
     /// `nil` while it has not been needed: see `open`.
     private var file: (any File)?
     /// `nil` while it has not been needed: see `loadIndex`.
@@ -169,6 +171,7 @@ final class Segment {
             try file.write(bytes, at: size)
         } catch let failure {
             reserved = 0
+            wasCutBack = true
             do throws(FileError) {
                 try file.truncate(to: size)
             } catch {
@@ -218,10 +221,17 @@ final class Segment {
     /// Takes back the appends since `mark`.
     func undo(to mark: (size: Int, index: SegmentIndex.Mark)) throws(FileError) {
         reserved = 0
+        wasCutBack = true
         try open().truncate(to: mark.size)
         size = mark.size
         forgetTimes()
         index?.restore(mark.index)
+    }
+
+    /// Makes durable that nothing is left of appends that were taken back.
+    func syncCutBack() throws(FileError) {
+        try open().sync()
+        wasCutBack = false
     }
 
     /// Cuts the file to `newSize` bytes, durably.

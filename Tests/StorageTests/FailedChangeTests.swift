@@ -163,3 +163,27 @@ func aTruncationWhoseEpochsCannotBeWrittenForAnotherReasonEndsTheLog(what: Strin
     disk.fail(nil)
     #expect(throws: error) { try log.append() }
 }
+
+/// S3, S8: of an append that found no room nothing comes back in a segment that is full since.
+@Test(arguments: 0..<40 as Range<UInt64>)
+func nothingOfAFailedAppendIsLeftBehindWhatIsDurable(seed: UInt64) throws {
+    let disk = SimulatedDisk(seed: seed)
+    let logs = try LogDirectory.open("/data", fileSystem: disk)
+    let (log, _) = try logs.openLog("t-0", config: smallSegments())
+    try log.append(2, epoch: 1)
+    try log.flush()
+    var fault = DiskFault.full(after: 0)
+    fault.concerns = { operation, _ in operation == "write" }
+    disk.fail(fault)
+    #expect(throws: LogError.self) { try log.append(3, epoch: 1) }
+    disk.fail(nil)
+    try log.roll()
+    try log.append(1, epoch: 1)
+    try log.flush()
+    try logs.checkpoint(["t-0": try #require(log.checkpoint(highWatermark: 3))])
+    disk.restart()
+    let (again, report) = try LogDirectory.open("/data", fileSystem: disk).openLog("t-0")
+    #expect(!report.isDamaged, "seed \(seed)")
+    #expect(again.logEndOffset == 3, "seed \(seed)")
+    #expect(try again.verify() == nil, "seed \(seed)")
+}
