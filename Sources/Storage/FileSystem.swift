@@ -134,8 +134,8 @@ package struct FileError: Error, Hashable, Sendable {
         self.code = code
     }
 
-    /// The code when nothing has that name.
-    static let notFound = ENOENT
+    /// Whether the file is gone, or another has its name.
+    var isOfLostFile: Bool { code == ENOENT || code == ESTALE }
     /// Whether the process, or the system, has as many files open as it may: that passes.
     package var isOutOfDescriptors: Bool { code == EMFILE || code == ENFILE }
 

@@ -31,7 +31,7 @@ package struct FlushCosts {
 
     /// The seconds after which a sync of all together takes suspiciously long.
     package func limit(_ count: Int) -> Double {
-        max(0.01, 4 * max(expectedAlone(count) ?? 0, estimate(count) ?? 0))
+        min(1, max(0.01, 4 * max(expectedAlone(count) ?? 0, estimate(count) ?? 0)))
     }
 
     package mutating func noteAlone(_ seconds: Double) {

@@ -88,7 +88,29 @@ extension Log {
         from offset: Offset, below end: Offset
     ) throws(LogError) -> [AbortedTransaction] {
         if refusal == .closed { throw .closed }
-        return try producers.transactions.aborted(from: offset, below: end)
+        do throws(LogError) {
+            return try producers.transactions.aborted(from: offset, below: end)
+        } catch {
+            guard case .unexpectedFile = error else { throw error }
+            try rebuildTransactions()
+            return try producers.transactions.aborted(from: offset, below: end)
+        }
+    }
+
+    /// Makes anew, from the batches, what was known of aborted transactions, as one of the files is no
+    /// good; and what is known of producers, if there is more of that than the log has.
+    private func rebuildTransactions() throws(LogError) {
+        var rebuild = ProducerRebuild(
+            segments: segments, logEnd: logEndOffset, compactedTo: compactedTo)
+        var indexes: TransactionIndexes? = TransactionIndexes(
+            directory: directory, fileSystem: fileSystem)
+        try rebuild.run(&producers.snapshots, indexes: &indexes, quietFrom: .max)
+        if producers.states.end > logEndOffset { producers.states = rebuild.states }
+        guard var indexes else { return }
+        indexes.settleFiles(found: producers.transactions.summaries.map(\.segment))
+        producers.transactions = indexes
+        // The snapshots that spoke of that file are gone.
+        writeProducerSnapshot(at: logEndOffset)
     }
 
     // MARK: Forgetting
@@ -154,7 +176,12 @@ extension Log {
     /// Goes back to what was known when the log ended where it does now, after a cut.
     func rebuildProducers() throws(LogError) {
         guard config.tracksProducers else { return }
-        try producers.transactions.truncate(to: logEndOffset)
+        do throws(LogError) {
+            try producers.transactions.truncate(to: logEndOffset)
+        } catch {
+            guard case .unexpectedFile = error else { throw error }
+            return try rebuildTransactions()
+        }
         guard producers.states.end > logEndOffset else { return }
         var rebuild = ProducerRebuild(
             segments: segments, logEnd: logEndOffset, compactedTo: compactedTo)

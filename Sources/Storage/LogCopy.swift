@@ -139,7 +139,7 @@ package final class LogCopy {
             } catch {
                 // Retention or compaction may have taken or replaced it: the next plan tells.
                 switch error {
-                case .io(let cause) where cause.code == FileError.notFound: break
+                case .io(let cause) where cause.isOfLostFile: break
                 case .missingRecords: break
                 default: throw error
                 }

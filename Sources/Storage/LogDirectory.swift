@@ -305,6 +305,11 @@ package final class LogDirectory: LogCheckpointStore {
         }
     }
 
+    /// Whether there is such a folder, or may be.
+    package func hasFolder(_ folder: String) -> Bool {
+        (try? fileSystem.isDirectory("\(path)/\(folder)")) ?? true
+    }
+
     /// How many bytes have to be read and checked before the log in `folder` can be used, about.
     package func bytesToCheck(_ folder: String) -> Int {
         let (isTrusted, checkpoint) = state.withLock { state in

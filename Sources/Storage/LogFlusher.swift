@@ -139,7 +139,8 @@ package final class LogFlusher: @unchecked Sendable {
                     condition.wait(until: limit)
                     state.watchers -= 1
                 } else {
-                    condition.wait()
+                    // Not for ever: until 2.41 the C library loses a signal in rare cases.
+                    condition.wait(until: Condition.now + 1)
                 }
                 state.sleepers -= 1
             }

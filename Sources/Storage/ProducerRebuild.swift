@@ -33,7 +33,7 @@ struct ProducerRebuild {
     ) throws(LogError) {
         var from = logBase
         while let offset = snapshots.offsets.last {
-            if offset <= logEnd, let snapshot = try snapshots.read(offset), try isTrue(snapshot),
+            if offset <= logEnd, let snapshot = snapshots.read(offset), try isTrue(snapshot),
                 try adopt(snapshot, &indexes)
             {
                 states = snapshot.states

@@ -23,9 +23,10 @@ struct ProducerSnapshots {
     }
 
     /// The snapshot at `offset`; `nil` if it is no good.
-    func read(_ offset: Offset) throws(LogError) -> ProducerSnapshot? {
-        let bytes = try io { () throws(FileError) in try fileSystem.readFile(path(offset)) }
-        guard let snapshot = bytes.flatMap({ ProducerSnapshot(decoding: $0) }),
+    func read(_ offset: Offset) -> ProducerSnapshot? {
+        // One that can't be read is missed no more than one that can't be understood.
+        guard let bytes = (try? fileSystem.readFile(path(offset))) ?? nil,
+            let snapshot = ProducerSnapshot(decoding: bytes),
             snapshot.offset == offset
         else { return nil }
         return snapshot

@@ -24,9 +24,9 @@ package struct AbortedTransaction: Sendable, Hashable {
 /// What a partition knows of its idempotent and transactional producers.
 ///
 /// It follows from the log's batches alone: applied to the same ones in the same order, on the leader,
-/// on a follower or at a restart, it is the same. Two things only take away from it: `expire`, which
-/// forgets producers that have been idle for long, and `settle`, which forgets ended transactions once
-/// nothing depends on them.
+/// on a follower or at a restart, it is the same. Three things only take away from it: `expire`, which
+/// forgets producers that have been idle for long, `makeRoom`, which forgets those idle for longest when
+/// there are very many, and `settle`, which forgets ended transactions once nothing depends on them.
 package struct ProducerStates: Sendable {
     struct OpenTransaction: Sendable, Hashable {
         var producerID: Int64
@@ -49,6 +49,10 @@ package struct ProducerStates: Sendable {
     /// How many batches could not follow on what was before them.
     package private(set) var contradictions = 0
 
+    /// How many producers there may be before some make way.
+    package static let maxProducers = 100_000
+    private var roomFor = maxProducers
+
     package init() {}
 
     package var isEmpty: Bool { producers.isEmpty && ended.isEmpty }
@@ -66,6 +70,7 @@ package struct ProducerStates: Sendable {
         let id = header.producerID
         guard id >= 0 else { return nil }
         end = header.nextOffset
+        defer { if producers.count > roomFor { makeRoom() } }
         guard !header.isControl else { return end(of: id, header, marker) }
         var contradicts = false
         var opens = false
@@ -159,6 +164,16 @@ package struct ProducerStates: Sendable {
         }
         for id in idle.keys { producers[id] = nil }
         return idle.count
+    }
+
+    /// Forgets an eighth of all producers: those without an open transaction whose last batch lies lowest.
+    private mutating func makeRoom() {
+        let idle = producers.filter { $0.value.transactionStart == nil }
+            .map { (id: $0.key, last: $0.value.batches.last?.lastOffset ?? -1) }
+            .sorted { $0.last < $1.last }
+        for (id, _) in idle.prefix(Self.maxProducers / 8) { producers[id] = nil }
+        // If too few could go, not with every batch again.
+        roomFor = max(Self.maxProducers, producers.count + Self.maxProducers / 8)
     }
 
     package mutating func removeAll() {

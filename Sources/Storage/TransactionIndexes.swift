@@ -62,7 +62,7 @@ struct TransactionIndexes {
         guard let index = try read(summary) else {
             throw .unexpectedFile(
                 path(summary.segment),
-                reason: "it is not the index that was written; restart to make it again")
+                reason: "it is not the index that was written")
         }
         pieces[number].index = index
         let loaded = pieces.indices.dropLast().filter {
@@ -103,6 +103,8 @@ struct TransactionIndexes {
 
     /// Adds a transaction whose marker was appended to the segment at `segment`.
     mutating func append(_ entry: AbortedTransaction, to segment: Offset) {
+        // Compaction may have merged the segment of the last piece with those before it.
+        let segment = max(segment, pieces.last?.summary.segment ?? segment)
         if pieces.last?.summary.segment != segment {
             // A file of this name says nothing about this log.
             try? fileSystem.remove(path(segment))

@@ -237,6 +237,39 @@ import Testing
         try check(try open(directory.path).1, "after a clean stop")
     }
 
+    /// Damage in these files costs time, and nothing else.
+    @Test func badTransactionIndexesAreMadeAgainFromTheBatches() throws {
+        let directory = try TemporaryDirectory()
+        let (_, log, _) = try open(directory.path)
+        for round in 0..<100 as Range<Int16> {
+            for sequence in 0..<3 as Range<Int32> {
+                try log.send(producerBatch(7, round, sequence: sequence, transactional: true))
+            }
+            try log.send(round % 3 == 0 ? .commit : .abort, 7, round + 1)
+        }
+        let (_, all) = try log.replayed()
+        func spoil(_ directory: TemporaryDirectory) throws {
+            let found = try names(directory, ".txnindex")
+            #expect(found.count > 5)
+            for name in found { try directory.write([1, 2, 3], to: "t-0/\(name)") }
+        }
+        let copy = try directory.copy()
+        let (logs, again, _) = try open(copy.path)
+        try spoil(copy)
+        #expect(try again.abortedTransactions(from: 0, below: 400) == all)
+        try spoil(copy)
+        try again.truncate(to: 202)
+        #expect(logs.health.failure == nil)
+        #expect(
+            try again.abortedTransactions(from: 0, below: 400) == all.filter { $0.lastOffset < 202 }
+        )
+        try again.send(producerBatch(7, 50, sequence: 2, transactional: true))
+        let other = try directory.copy()
+        try spoil(other)
+        let (_, whole, _) = try open(other.path)
+        #expect(try whole.abortedTransactions(from: 0, below: 400) == all)
+    }
+
     /// A disk without room for these files costs time at the next start, and nothing else.
     @Test func appendsGoOnWithoutRoomForSnapshots() throws {
         let directory = try TemporaryDirectory()

@@ -221,6 +221,21 @@ import Testing
         #expect(try log.send(producerBatch(1, sequence: 10)) == 4)
     }
 
+    @Test func ofVeryManyProducersTheIdlestMakeWay() throws {
+        var log = HeaderLog()
+        try log.send(producerBatch(1, sequence: 0, transactional: true))
+        var header = try RecordBatches.headers(of: producerBatch(2, sequence: 0))[0]
+        let most = ProducerStates.maxProducers
+        for id in 2...Int64(most + 1) {
+            header.producerID = id
+            log.append(header)
+        }
+        let known = log.states.producers
+        #expect(known.count <= most && known.count > most / 2)
+        // An open transaction keeps its producer, however old.
+        #expect(known[1] != nil && known[2] == nil && known[Int64(most + 1)] != nil)
+    }
+
     @Test func idleProducersAreForgotten() throws {
         var log = HeaderLog()
         try log.send(producerBatch(1, sequence: 0, timestamp: 100))
