@@ -79,6 +79,13 @@ extension Replica {
         } catch {
             throw RPCError(error.code, "\(error)")
         }
+        // Nobody could end the transaction, and what follows would never be stable.
+        guard !headers.contains(where: \.isTransactional) else {
+            throw RPCError(
+                .invalidTransactionState,
+                "nothing was written to \(name): transactions are not served yet: produce without a"
+                    + " transactional id")
+        }
         let admission: ProducerStates.Admission
         var end = log.logEndOffset
         var start = end

@@ -325,6 +325,8 @@ final class Replica: @unchecked Sendable {
 
     /// What is to be noted of the log, if it has changed since the last time.
     func takeCheckpoint() -> LogCheckpoint? {
+        // Here, since it is asked of those too that nothing happens at.
+        expireProducers(now: shard.now)
         let checkpoint = log?.checkpoint(highWatermark: highWatermark)
         guard checkpoint != lastCheckpoint else { return nil }
         lastCheckpoint = checkpoint

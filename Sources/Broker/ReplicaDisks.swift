@@ -195,9 +195,15 @@ final class ReplicaDisks: Sendable {
             return (log, disk, report)
         }
         let disk = existing(folder) ?? place(folder)
-        let log = try disk.directory.createLog(
-            folder, topicID: topicID, brokerEpoch: brokerEpoch, config: config)
-        return (log, disk, nil)
+        do throws(LogError) {
+            let log = try disk.directory.createLog(
+                folder, topicID: topicID, brokerEpoch: brokerEpoch, config: config)
+            return (log, disk, nil)
+        } catch {
+            // Not even a folder was made: the next try may choose another directory.
+            if !disk.directory.hasFolder(folder.name) { forget(folder) }
+            throw error
+        }
     }
 
     private func existing(_ folder: PartitionFolder) -> ReplicaDisk? {
@@ -270,6 +276,7 @@ final class ReplicaDisks: Sendable {
     }
 
     private func delete(_ folder: PartitionFolder, of disk: ReplicaDisk) throws(LogError) {
+        guard disk.directory.hasFolder(folder.name) else { return forget(folder) }
         logger.info("deleting the log of a deleted topic", metadata: ["folder": "\(folder.name)"])
         let leftover = try disk.directory.deleteLog(inFolder: folder.name)
         forget(folder)

@@ -64,6 +64,27 @@ struct ReplicaDisksTests {
         #expect(try self.disks().disks[0].directory.checkpoint(of: folder.name) == LogCheckpoint())
     }
 
+    @Test("S8: a log that a full disk had no room for at all is made, or deleted, later")
+    func notEvenAFolder() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let fullDisk = FullDisk()
+        let disks = try disks(fullDisk)
+        for partition in 0..<2 as Range<Int32> {
+            fullDisk.isFull = true
+            let folder = PartitionFolder(topic: "t", partition: partition)
+            for _ in 0..<2 {
+                #expect(throws: LogError.self) {
+                    try disks.openLog(folder, topicID: topicID, config: LogConfig())
+                }
+            }
+            try disks.deleteUnopened(folder, topicID: topicID)
+            fullDisk.isFull = false
+            let new = try disks.openLog(folder, topicID: topicID, config: LogConfig())
+            #expect(new.log.logEndOffset == 0)
+        }
+        disks.close(clean: false, brokerEpoch: .none)
+    }
+
     // MARK: Several directories
 
     private func several(
@@ -317,7 +338,10 @@ private final class FullDisk: FileSystem {
         try disk.contents(of: directory)
     }
     func isDirectory(_ path: String) throws(FileError) -> Bool { try disk.isDirectory(path) }
-    func makeDirectory(_ path: String) throws(FileError) { try disk.makeDirectory(path) }
+    func makeDirectory(_ path: String) throws(FileError) {
+        if isFull, try !isDirectory(path) { throw FileError("make", path, code: ENOSPC) }
+        try disk.makeDirectory(path)
+    }
     func rename(_ path: String, to newPath: String) throws(FileError) {
         try disk.rename(path, to: newPath)
     }

@@ -125,6 +125,20 @@ struct ReplicaProducersTests {
         #expect(expiry.pass(now: start + .seconds(1_900), end: 75) == 75)
     }
 
+    /// Nobody could end it, and nothing after it would ever be stable.
+    @Test func noTransactionBeginsWithoutACoordinator() async throws {
+        try await ReplicaCluster.run(brokers: [1]) { cluster in
+            _ = try cluster.createTopic("t", replicas: [1])
+            let code = await refusal {
+                try await cluster.produce(
+                    batch(sequence: 0, ["a"], transactional: true), to: "t", at: 1)
+            }
+            #expect(code == .invalidTransactionState)
+            #expect(try await cluster.status("t", at: 1).end == 0)
+            _ = try await cluster.produce(batch(sequence: 0, ["a"]), to: "t", at: 1)
+        }
+    }
+
     /// T10.
     @Test func readersOfCommittedTransactionsSeeNothingElse() async throws {
         try await ReplicaCluster.run(brokers: [1]) { cluster in
@@ -132,8 +146,24 @@ struct ReplicaProducersTests {
             _ = try await cluster.produce(["before"], to: "t", at: 1)
             let replica = try #require(try cluster.manager(1).replica(topic: "t", partition: 0))
             func write(_ id: Int64, _ sequence: Int32, _ value: String) async throws {
-                _ = try await cluster.produce(
-                    batch(id, sequence: sequence, [value], transactional: true), to: "t", at: 1)
+                let batch = batch(id, sequence: sequence, [value], transactional: true)
+                let headers = try RecordBatches.validateForAppend(batch, maxBatchBytes: 1 << 20)
+                try await replica.eventLoop.submit {
+                    let log = try #require(replica.log)
+                    _ = try log.appendAsLeader(
+                        batch, headers: headers,
+                        leaderEpoch: try #require(replica.leader?.leaderEpoch))
+                    let (end, now) = (log.logEndOffset, replica.shard.now)
+                    replica.withLeader { $0.appended(to: end, now: now) }
+                    replica.flushSoon()
+                }.get()
+                try await committed()
+            }
+            func committed() async throws {
+                try await cluster.eventually("all is committed") {
+                    let status = try await cluster.status("t", at: 1)
+                    return status.highWatermark == status.end
+                }
             }
             func end(_ id: Int64, _ outcome: TransactionMarker.Outcome) async throws {
                 try await replica.eventLoop.submit {
@@ -146,10 +176,7 @@ struct ReplicaProducersTests {
                     replica.withLeader { $0.appended(to: end, now: now) }
                     replica.flushSoon()
                 }.get()
-                try await cluster.eventually("the marker is committed") {
-                    let status = try await cluster.status("t", at: 1)
-                    return status.highWatermark == status.end
-                }
+                try await committed()
             }
             func read(_ isolation: ReadIsolation) async throws -> (FetchOutcome, [String]) {
                 let outcome = try await withCheckedThrowingContinuation {
