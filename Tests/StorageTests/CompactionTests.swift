@@ -217,6 +217,21 @@ struct CompactionTests {
         #expect(log.logEndOffset == 6)
     }
 
+    @Test("A tombstone's time begins when all that it is about is compacted")
+    func tombstoneAboveEnd() throws {
+        try log.put(Keyed(key: "a", value: "1"))
+        try log.put(Keyed(key: "b", value: "1"), Keyed(key: "c", value: nil))
+        try log.roll()
+        try log.flush()
+        // There is room for two keys.
+        let summary = try #require(try log.compact(memory: 72))
+        try #require(summary.endOffset == 2)
+        #expect(try log.batches().compactMap(\.header.deleteHorizon) == [])
+        _ = try #require(try log.compact())
+        #expect(Set(try log.keyed().keys) == [0, 1, 2])
+        #expect(try log.batches().compactMap(\.header.deleteHorizon).count == 1)
+    }
+
     @Test("Every codec is kept, and what is in it", arguments: Compression.allCases)
     func codecs(codec: Compression) throws {
         let log = try directory.openLog("c-0", config: smallSegments(3_000)).0
