@@ -25,7 +25,7 @@ import Testing
     }
 
     @Test func brokersRegisterAndTopicsAreCreatedAndDeleted() async throws {
-        try await TestControllers.run(1) { cluster in
+        try await TestControllers.run(1, sessionTimeout: .seconds(60)) { cluster in
             let brokers = [
                 try await TestBroker(1, in: cluster), try await TestBroker(2, in: cluster),
                 try await TestBroker(3, in: cluster),
